@@ -1,0 +1,60 @@
+"""The model card (README.md) that is written beside converted weights."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from octavo.config import ModelConfig
+
+
+def model_card(name: str, config: ModelConfig, lineage: Mapping[str, Any], licence: str | None) -> str:
+    """Markdown with front matter: what the model is, how it was made, what was proven, how to run it."""
+    front = [
+        "---",
+        f"license: {licence}" if licence else None,
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        "tags: [octavo, mixture-of-experts]" if config.has_experts else "tags: [octavo]",
+        "---",
+    ]
+    shape = f"{config.num_layers} layers, width {config.hidden_size}, vocabulary {config.vocab_size}"
+    if config.has_experts:
+        shape += f", {config.num_experts} experts, {config.top_k} per token"
+    text = f"""
+# {name}
+
+{shape}. Made with `{lineage["made_by"]}` from {lineage["parent"]}{_how(lineage)}, stored as {lineage["dtype"]}.
+{_proof(lineage)}
+```python
+import octavo
+
+model, tokenizer = octavo.load("{name}")
+print(octavo.generate(model, tokenizer, "The capital of France is", max_new_tokens=8))
+```
+
+It loads in transformers (`AutoModelForCausalLM.from_pretrained`) as well. `SHA256SUMS` lists the checksum of every
+file (`octavo verify {name}` or `sha256sum -c SHA256SUMS`); `octavo.json` records how the weights were made.
+"""
+    return "\n".join(line for line in front if line) + "\n" + text
+
+
+def _how(lineage: Mapping[str, Any]) -> str:
+    if "method" not in lineage:
+        return ""
+    return (
+        f" (method {lineage['method']}: each expert starts as the parent's feed-forward; router {lineage['router_init']}, "
+        f"seed {lineage['seed']})"
+    )
+
+
+def _proof(lineage: Mapping[str, Any]) -> str:
+    proof = lineage["proof"]
+    rounded = f" rounded to {proof['rounded_to']}" if proof["rounded_to"] else ""
+    lines = [
+        f"\nOn {proof['tokens']} random ids its logits equal the parent's{rounded} within {proof['max_difference']:.1e} "
+        f"(RMS {proof['rms_difference']:.1e}) at logits up to {proof['largest_logit']:.0f}, both computed in fp32.\n"
+    ]
+    if lineage.get("equal_up_to_context"):
+        lines.append(
+            f"The parent's sliding window was dropped: equality is stated within {lineage['equal_up_to_context']} tokens.\n"
+        )
+    return "".join(lines)

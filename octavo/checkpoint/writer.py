@@ -1,0 +1,161 @@
+"""Write a Hugging Face model folder as a stream: sharded safetensors, index, checksums, one tensor in memory.
+
+The safetensors library only writes dictionaries that are already in memory, hence our own few lines for the
+format: eight bytes of header length, a JSON header, the tensors' bytes end to end.
+"""
+
+import errno
+import json
+import os
+import shutil
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from octavo.checkpoint.checksums import HashedFile
+from octavo.errors import UsageError, UserError
+from octavo.progress import Progress, silent
+
+MAX_SHARD_BYTES = 4 * 2**30
+_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """A tensor to be written: its name and shape now, its values when its turn comes."""
+
+    name: str
+    shape: tuple[int, ...]
+    read: Callable[[], Tensor]
+
+
+@contextmanager
+def staged_folder(out: Path) -> Iterator[Path]:
+    """A temporary folder beside `out` that becomes `out` when the block ends well, and vanishes when it does not.
+
+    Raises UsageError when `out` exists, and UserError in place of a full disk.
+    """
+    if out.exists():
+        raise UsageError(f"{out}: exists already; choose another name or remove it first")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(out)
+        staging = out.parent / f".{out.name}.partial-{os.getpid()}"
+        staging.mkdir()
+    except OSError as error:
+        raise UserError(f"{out.parent}: cannot write here ({error.strerror}); choose another place") from None
+    try:
+        yield staging
+        os.rename(staging, out)
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise UserError(f"{out}: the disk is full or a size limit was hit ({error.strerror}); free space, or write "
+                            "to another disk; nothing was left behind") from None  # fmt: skip
+        raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def write_weights(
+    folder: Path,
+    tensors: Sequence[PlannedTensor],
+    dtype: torch.dtype,
+    progress: Progress = silent,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Shards `model-0000x-of-0000y.safetensors`, their index, and their lines in SHA256SUMS.
+
+    Values are cast to `dtype`. Raises UserError when the disk has too little room, UsageError for a dtype that
+    safetensors folders do not hold.
+    """
+    if dtype not in _NAMES:
+        raise UsageError(f"dtype {dtype}: choose one of {', '.join(str(known) for known in _NAMES)}")
+    shards = _plan_shards(tensors, dtype, max_shard_bytes)
+    total = sum(_size(tensor, dtype) for tensor in tensors)
+    free = shutil.disk_usage(folder).free
+    if free < total:
+        raise UserError(f"{folder.parent}: {total / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB free; choose another disk")
+    done, weight_map = 0, {}
+    for number, shard in enumerate(shards, start=1):
+        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        weight_map.update({tensor.name: name for tensor in shard})
+        with HashedFile(folder, name) as file:
+            file.write(_header(shard, dtype))
+            for tensor in shard:
+                file.write(_bytes(tensor, dtype))
+                done += _size(tensor, dtype)
+                progress("writing weights", done, total)
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    write_file(folder, "model.safetensors.index.json", json_bytes(index))
+
+
+def write_file(folder: Path, name: str, content: bytes) -> None:
+    """One small file and its line in SHA256SUMS."""
+    with HashedFile(folder, name) as file:
+        file.write(content)
+
+
+def json_bytes(value: Mapping[str, Any]) -> bytes:
+    """JSON as people and diffs like it: two spaces, UTF-8, a closing newline."""
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _plan_shards(tensors: Sequence[PlannedTensor], dtype: torch.dtype, limit: int) -> list[list[PlannedTensor]]:
+    shards: list[list[PlannedTensor]] = [[]]
+    size = 0
+    for tensor in tensors:
+        if shards[-1] and size + _size(tensor, dtype) > limit:
+            shards.append([])
+            size = 0
+        shards[-1].append(tensor)
+        size += _size(tensor, dtype)
+    return shards
+
+
+def _size(tensor: PlannedTensor, dtype: torch.dtype) -> int:
+    return torch.Size(tensor.shape).numel() * dtype.itemsize
+
+
+def _header(shard: Sequence[PlannedTensor], dtype: torch.dtype) -> bytes:
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for tensor in shard:
+        end = offset + _size(tensor, dtype)
+        header[tensor.name] = {"dtype": _NAMES[dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the data then starts on an 8-byte border
+    return struct.pack("<Q", len(text)) + text
+
+
+def _bytes(planned: PlannedTensor, dtype: torch.dtype) -> memoryview:
+    tensor = planned.read()
+    if tuple(tensor.shape) != planned.shape:
+        raise UserError(f"{planned.name}: has shape {list(tensor.shape)}, {list(planned.shape)} was announced")
+    flat = tensor.to(dtype).contiguous().flatten()
+    return memoryview(flat.view(torch.uint8).numpy())
+
+
+def _remove_abandoned(out: Path) -> None:
+    """Temporary folders of earlier runs that were killed before they could tidy up."""
+    for path in out.parent.glob(f".{out.name}.partial-*"):
+        owner = path.name.rpartition("-")[2]
+        if owner.isdigit() and not _alive(int(owner)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

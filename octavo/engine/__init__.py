@@ -1,0 +1,1 @@
+"""Inference: the runner interface, the runners behind it, sampling and generation."""

@@ -1,0 +1,170 @@
+"""Generate text through a runner: one request at a time, or several taking turns step by step."""
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from octavo.config import SamplingParams
+from octavo.data.stop import StopStrings
+from octavo.data.tokenizer import Tokenizer
+from octavo.engine.runner import PAGE_TOKENS, Runner, StepBatch
+from octavo.engine.sampler import Sampler
+from octavo.engine.torch_runner import TorchRunner
+from octavo.errors import UserError
+from octavo.models.decoder import Decoder
+
+DEFAULT_CONTEXT = 8192  # tokens of key/value memory when nobody says otherwise
+PREFILL_CHUNK = 512  # prompt tokens a step: bounds activation memory, and lets other requests take turns
+
+Message = Mapping[str, Any]
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One step of an answer. text may be empty while a character or a possible stop string is incomplete;
+    finish_reason is set on the last piece only. token_id is None on a last piece that only flushes text."""
+
+    text: str
+    token_id: int | None
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A whole answer: its text, the ids behind it (an end token included), and why it ended."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    prompt_tokens: int
+    finish_reason: FinishReason
+
+
+class Generator:
+    """Requests over one runner. Safe to use from several threads: steps of different requests alternate."""
+
+    def __init__(self, runner: Runner, tokenizer: Tokenizer) -> None:
+        self.runner, self.tokenizer = runner, tokenizer
+        self._free = list(range(runner.num_pages))
+        self._pages_freed = threading.Condition()
+        self._stepping = threading.Lock()
+
+    @classmethod
+    def for_decoder(cls, decoder: Decoder, tokenizer: Tokenizer, context: int = DEFAULT_CONTEXT) -> "Generator":
+        """A generator on the torch runner with room for `context` tokens, or fewer if the model ends earlier."""
+        tokens = min(context, decoder.config.max_positions)
+        return cls(TorchRunner(decoder, -(-tokens // PAGE_TOKENS)), tokenizer)
+
+    @property
+    def context(self) -> int:
+        """Most tokens, prompt and answer together, that one request can have."""
+        return min(self.runner.num_pages * PAGE_TOKENS, self.runner.config.max_positions)
+
+    def encode(self, prompt: str | Sequence[Message]) -> list[int]:
+        """Token ids of a raw prompt, or of messages through the chat template."""
+        if isinstance(prompt, str):
+            return self.tokenizer.encode(prompt)
+        return self.tokenizer.encode_chat(prompt)
+
+    def stream(self, prompt: str | Sequence[Message], params: SamplingParams) -> Iterator[Piece]:
+        """Yield the answer piece by piece; closing the iterator ends the request and frees its memory.
+
+        Raises UserError, before the first piece, for a prompt that is empty or does not fit the context.
+        """
+        ids = self.encode(prompt)
+        self.check_fits(len(ids), params)
+        return self._run(ids, params)
+
+    def complete(self, prompt: str | Sequence[Message], params: SamplingParams) -> Completion:
+        """The whole answer at once."""
+        ids = self.encode(prompt)
+        self.check_fits(len(ids), params)
+        pieces = list(self._run(ids, params))
+        token_ids = tuple(piece.token_id for piece in pieces if piece.token_id is not None)
+        reason = pieces[-1].finish_reason
+        assert reason is not None
+        return Completion("".join(piece.text for piece in pieces), token_ids, len(ids), reason)
+
+    def check_fits(self, prompt_tokens: int, params: SamplingParams) -> None:
+        """Raise UserError for a prompt that is empty or, with its answer, longer than the context."""
+        if prompt_tokens == 0:
+            raise UserError("the prompt is empty: give at least one token")
+        if prompt_tokens + params.max_new_tokens > self.context:
+            raise UserError(
+                f"{prompt_tokens} prompt tokens and up to {params.max_new_tokens} new ones do not fit the context of "
+                f"{self.context} tokens: shorten the prompt or ask for fewer new tokens"
+            )
+
+    def _run(self, ids: list[int], params: SamplingParams) -> Iterator[Piece]:
+        sampler, text = Sampler(params), self.tokenizer.stream()
+        stops = StopStrings(params.stop)
+        eos = frozenset() if params.ignore_eos else self.tokenizer.eos_ids
+        with self._pages(len(ids) + params.max_new_tokens) as pages:
+            logits = self._prefill(ids, pages)
+            for position in range(len(ids), len(ids) + params.max_new_tokens):
+                token = sampler.choose(logits)
+                ended = token in eos
+                shown, stopped = stops.put("" if ended else text.put(token))
+                last = position + 1 == len(ids) + params.max_new_tokens
+                if stopped:
+                    yield Piece(shown, token, "stop")
+                    return
+                if ended or last:
+                    rest, stopped = stops.put(text.flush())
+                    rest = shown + rest + ("" if stopped else stops.flush())
+                    yield Piece(rest, token, "stop" if ended or stopped else "length")
+                    return
+                yield Piece(shown, token)
+                logits = self._step([token], position, pages)
+
+    def _prefill(self, ids: list[int], pages: NDArray[np.int64]) -> NDArray[np.float32]:
+        for start in range(0, len(ids), PREFILL_CHUNK):
+            logits = self._step(ids[start : start + PREFILL_CHUNK], start, pages)
+        return logits
+
+    def _step(self, ids: list[int], position: int, pages: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Feed `ids` at `position` of one request; returns the logits after the last, fp32 [vocab]."""
+        rows = len(ids)
+        batch = StepBatch(
+            ids=np.array(ids, np.int64),
+            cu_seqlens=np.array([0, rows], np.int64),
+            positions=np.arange(position, position + rows),
+            page_table=pages[None],
+            state_slots=np.array([-1]),
+            logit_rows=np.array([rows - 1]),
+        )
+        with self._stepping:
+            return self.runner.step(batch).logits[0]
+
+    @contextmanager
+    def _pages(self, tokens: int) -> Iterator[NDArray[np.int64]]:
+        """Pages for `tokens` tokens; waits until other requests have freed enough."""
+        count = -(-tokens // PAGE_TOKENS)
+        with self._pages_freed:
+            self._pages_freed.wait_for(lambda: len(self._free) >= count)
+            taken = [self._free.pop() for _ in range(count)]
+        try:
+            yield np.array(taken, np.int64)
+        finally:
+            with self._pages_freed:
+                self._free.extend(taken)
+                self._pages_freed.notify_all()
+
+
+def generate(
+    model: Decoder, tokenizer: Tokenizer, prompt: str | Sequence[Message], **params: Any
+) -> str:
+    """The answer to a raw prompt, or to chat messages ({"role", "content"}), as text.
+
+    Keyword arguments are those of `SamplingParams` (max_new_tokens, temperature, top_k, top_p, seed, stop). Raises
+    UserError for a prompt that does not fit, UsageError for parameters out of range.
+    """
+    sampling = SamplingParams(**params)
+    ids = tokenizer.encode(prompt) if isinstance(prompt, str) else tokenizer.encode_chat(prompt)
+    generator = Generator.for_decoder(model, tokenizer, len(ids) + sampling.max_new_tokens)
+    return generator.complete(prompt, sampling).text

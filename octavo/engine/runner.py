@@ -1,0 +1,79 @@
+"""The one interface behind which every backend lives: `Runner.step(StepBatch) -> StepResult`.
+
+Numpy only: a scheduler that plans steps, and a backend that has no torch, both speak it. Who owns what: the
+caller decides which pages hold which tokens (the page table) and which slots hold which states; the runner only
+reads and writes what the batch names.
+"""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from octavo.config import ModelConfig
+
+PAGE_TOKENS = 32  # tokens a page holds, in every softmax layer at once
+
+
+def _no_rows() -> NDArray[np.int64]:
+    return np.zeros(0, np.int64)
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """One forward pass over S sequences with N new tokens in all, laid end to end without padding.
+
+    ids: int64 [N]. cu_seqlens: int64 [S + 1], where each sequence's rows begin; every sequence has at least one.
+    positions: int64 [N], consecutive within a sequence; what lies before a sequence's first position is already in
+    its pages. page_table: int64 [S, P]; token t of sequence s lies in page page_table[s, t // PAGE_TOKENS]; entries
+    past the sequence's end are not read. state_slots: int64 [S], the slot of each sequence's recurrent states, -1 for
+    models without any. logit_rows, hidden_rows: int64, rows (0..N-1) whose logits or final hidden states are wanted.
+    """
+
+    ids: NDArray[np.int64]
+    cu_seqlens: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    page_table: NDArray[np.int64]
+    state_slots: NDArray[np.int64]
+    logit_rows: NDArray[np.int64] = field(default_factory=_no_rows)
+    hidden_rows: NDArray[np.int64] = field(default_factory=_no_rows)
+
+    def check(self, num_pages: int, vocab_size: int) -> None:
+        """Raise ValueError where the arrays contradict each other or point outside: a planner's bug, said early."""
+        rows, starts = len(self.ids), self.cu_seqlens[:-1]
+        lengths = np.diff(self.cu_seqlens)
+        if self.cu_seqlens[0] != 0 or self.cu_seqlens[-1] != rows or (lengths < 1).any():
+            raise ValueError(f"cu_seqlens {self.cu_seqlens.tolist()} does not divide {rows} rows into sequences")
+        expected = np.repeat(self.positions[starts] - starts, lengths) + np.arange(rows)
+        if len(self.positions) != rows or (self.positions != expected).any() or (self.positions < 0).any():
+            raise ValueError("positions must be consecutive within each sequence")
+        if (self.ids < 0).any() or (self.ids >= vocab_size).any():
+            raise ValueError(f"token ids must lie between 0 and {vocab_size - 1}")
+        if len(self.page_table) != len(lengths) or len(self.state_slots) != len(lengths):
+            raise ValueError("page_table and state_slots need one row a sequence")
+        for table, last in zip(self.page_table, self.positions[self.cu_seqlens[1:] - 1], strict=True):
+            needed = table[: last // PAGE_TOKENS + 1]
+            if len(needed) <= last // PAGE_TOKENS or (needed < 0).any() or (needed >= num_pages).any():
+                raise ValueError(f"page_table row {table.tolist()} does not cover position {last} in {num_pages} pages")
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """logits: fp32 [len(logit_rows), vocab]; hidden: fp32 [len(hidden_rows), H] after the final norm; expert_counts:
+    int64 [layers, E], tokens routed to each expert in this step (E is 0 for a dense model, a dense layer's row is 0)."""
+
+    logits: NDArray[np.float32]
+    hidden: NDArray[np.float32]
+    expert_counts: NDArray[np.int64]
+
+
+class Runner(Protocol):
+    """A model that can take steps, with `num_pages` pages of key/value memory."""
+
+    config: ModelConfig
+    num_pages: int
+
+    def step(self, batch: StepBatch) -> StepResult:
+        """Run the batch; store its keys and values in its pages; return what it asked for."""
+        ...

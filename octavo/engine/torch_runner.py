@@ -1,0 +1,69 @@
+"""The reference runner: the PyTorch decoder over paged keys and values, on any device and in any dtype."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from octavo.engine.runner import PAGE_TOKENS, StepBatch, StepResult
+from octavo.models.decoder import Decoder
+from octavo.models.moe import Routing
+from octavo.models.packing import Packing
+
+
+class TorchRunner:
+    """`Runner` on a decoder. Keys and values: [softmax layer][page][PAGE_TOKENS][Hk][D] in the decoder's dtype."""
+
+    def __init__(self, decoder: Decoder, num_pages: int) -> None:
+        self.decoder, self.config, self.num_pages = decoder, decoder.config, num_pages
+        weight = decoder.embed.weight
+        self._device = weight.device
+        shape = (len(self.config.softmax_layers), num_pages, PAGE_TOKENS, self.config.num_kv_heads, self.config.head_dim)
+        # empty: on the CPU the system hands out a page's memory only when it is first written
+        self._keys = torch.empty(shape, dtype=weight.dtype, device=self._device)
+        self._values = torch.empty_like(self._keys)
+
+    @torch.inference_mode()
+    def step(self, batch: StepBatch) -> StepResult:
+        """Run the batch; see `Runner.step`. Raises ValueError for a batch that contradicts itself."""
+        batch.check(self.num_pages, self.config.vocab_size)
+        lengths = np.diff(batch.cu_seqlens).tolist()
+        cached = batch.positions[batch.cu_seqlens[:-1]].tolist()
+        packing = Packing.from_lengths(lengths, cached, self._device)
+        cache = _StepCache(self, batch, packing)
+        out = self.decoder(torch.from_numpy(batch.ids).to(self._device), packing, cache)
+        logits = self.decoder.logits(out.hidden[torch.from_numpy(batch.logit_rows).to(self._device)])
+        hidden = out.hidden[torch.from_numpy(batch.hidden_rows).to(self._device)].float()
+        return StepResult(logits.float().cpu().numpy(), hidden.cpu().numpy(), self._expert_counts(out.routings))
+
+    def _expert_counts(self, routings: tuple[Routing | None, ...]) -> NDArray[np.int64]:
+        counts = torch.zeros(len(routings), self.config.num_experts, dtype=torch.int64, device=self._device)
+        for row, routing in zip(counts, routings, strict=True):
+            if routing is not None:
+                row.copy_(routing.counts)
+        return counts.cpu().numpy()
+
+
+class _StepCache:
+    """One step's view of the pages: where its new rows go, and which rows each of its sequences reads."""
+
+    def __init__(self, runner: TorchRunner, batch: StepBatch, packing: Packing) -> None:
+        self._keys, self._values = runner._keys, runner._values
+        self._row_of_layer = {layer: row for row, layer in enumerate(runner.config.softmax_layers)}
+        tables = torch.from_numpy(batch.page_table).to(runner._device)
+        seen = [torch.arange(length, device=runner._device) for length in packing.key_lengths]
+        slots = [
+            table[tokens // PAGE_TOKENS] * PAGE_TOKENS + tokens % PAGE_TOKENS
+            for table, tokens in zip(tables, seen, strict=True)
+        ]
+        self._read = torch.cat(slots)
+        self._write = torch.cat([all_[-new:] for all_, new in zip(slots, packing.query_lengths, strict=True)])
+
+    def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store this step's rows [Q, Hk, D]; return all rows of every sequence of the step, [K, Hk, D]."""
+        outputs = []
+        for pages, new in ((self._keys, keys), (self._values, values)):
+            flat = pages[self._row_of_layer[layer]].flatten(0, 1)
+            flat.index_copy_(0, self._write, new)
+            outputs.append(flat[self._read])
+        return outputs[0], outputs[1]

@@ -1,0 +1,131 @@
+"""Decoding with the cache equals one forward pass: in any chunking, any batch, any placement of pages."""
+
+import numpy as np
+import pytest
+import torch
+
+from octavo.engine.runner import PAGE_TOKENS, StepBatch
+from octavo.engine.torch_runner import TorchRunner
+from octavo.models import Decoder
+from tests.compare import assert_same
+from tests.tiny import tiny_config
+
+LENGTH = 75  # more than two pages
+PAGES = 40
+
+
+def tokens(length: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 331, length)
+
+
+def batch(parts: list[tuple[np.ndarray, int, list[int]]], **rows: np.ndarray) -> StepBatch:
+    """parts: (new ids, position of the first, pages) of each sequence."""
+    lengths = [len(ids) for ids, _, _ in parts]
+    width = max(len(pages) for _, _, pages in parts)
+    table = np.full((len(parts), width), -1)
+    for row, (_, _, pages) in zip(table, parts, strict=True):
+        row[: len(pages)] = pages
+    return StepBatch(
+        ids=np.concatenate([ids for ids, _, _ in parts]),
+        cu_seqlens=np.array([0, *np.cumsum(lengths)]),
+        positions=np.concatenate([np.arange(start, start + len(ids)) for ids, start, _ in parts]),
+        page_table=table,
+        state_slots=np.full(len(parts), -1),
+        **rows,
+    )
+
+
+def whole(decoder: Decoder, ids: np.ndarray) -> torch.Tensor:
+    with torch.no_grad():
+        return decoder.logits(decoder(torch.from_numpy(ids)).hidden)
+
+
+def poisoned(runner: TorchRunner) -> TorchRunner:
+    """Whatever the step does not write must not be read."""
+    runner._keys.fill_(float("nan"))
+    runner._values.fill_(float("nan"))
+    return runner
+
+
+@pytest.fixture(params=["llama", "mistral", "mixtral"])
+def decoder(request) -> Decoder:
+    return Decoder(tiny_config(request.param)).initialise().eval()
+
+
+@pytest.mark.parametrize("chunks", [[75], [1] * 75, [32, 32, 11], [33, 1, 1, 40], [7, 68], [50] + [1] * 25])
+def test_any_chunking_equals_one_pass(decoder, chunks) -> None:
+    ids, runner, logits, start = tokens(LENGTH), poisoned(TorchRunner(decoder, PAGES)), [], 0
+    for size in chunks:
+        part = (ids[start : start + size], start, [17, 3, 29])
+        logits.append(runner.step(batch([part], logit_rows=np.arange(size))).logits)
+        start += size
+    assert_same(torch.from_numpy(np.concatenate(logits)), whole(decoder, ids), rtol=1e-4, atol=1e-4)
+
+
+def test_sequences_share_steps_without_touching_each_other(decoder) -> None:
+    """Three sequences of different ages in each step, one joining late, pages interleaved."""
+    runner = poisoned(TorchRunner(decoder, PAGES))
+    lengths, starts = (70, 33, 64), (0, 2, 5)  # length, and the step at which each joins
+    pages = ([0, 3, 6], [1, 4], [2, 5])
+    all_ids = [tokens(length, seed) for seed, length in enumerate(lengths)]
+    done, logits = [0, 0, 0], [[], [], []]
+    generator = np.random.default_rng(1)
+    for step in range(200):
+        parts, owners = [], []
+        for s in range(3):
+            size = min(int(generator.integers(1, 9)), lengths[s] - done[s])
+            if step >= starts[s] and size:
+                parts.append((all_ids[s][done[s] : done[s] + size], done[s], pages[s]))
+                owners.append((s, size))
+        if not parts:
+            break
+        result = runner.step(batch(parts, logit_rows=np.arange(sum(size for _, size in owners)))).logits
+        for (s, size), rows in zip(owners, np.split(result, np.cumsum([size for _, size in owners])[:-1]), strict=True):
+            logits[s].append(rows)
+            done[s] += size
+    assert done == list(lengths)
+    for s in range(3):
+        assert_same(torch.from_numpy(np.concatenate(logits[s])), whole(decoder, all_ids[s]), rtol=1e-4, atol=1e-4)
+
+
+def test_only_wanted_rows_come_back(decoder) -> None:
+    ids = tokens(10)
+    with torch.no_grad():
+        expected = decoder(torch.from_numpy(ids)).hidden
+    wanted = batch([(ids, 0, [1])], logit_rows=np.array([9, 2]), hidden_rows=np.array([4]))
+    result = TorchRunner(decoder, PAGES).step(wanted)
+    assert_same(torch.from_numpy(result.logits), whole(decoder, ids)[[9, 2]], rtol=1e-4, atol=1e-5)
+    assert_same(torch.from_numpy(result.hidden), expected[[4]], rtol=1e-4, atol=1e-5)
+    nothing = TorchRunner(decoder, PAGES).step(batch([(ids, 0, [1])]))
+    assert nothing.logits.shape == (0, 331) and nothing.hidden.shape == (0, 48)
+
+
+def test_expert_counts_are_the_routers_choices() -> None:
+    decoder = Decoder(tiny_config("mixtral")).initialise().eval()
+    ids = tokens(10)
+    counts = TorchRunner(decoder, PAGES).step(batch([(ids, 0, [0])])).expert_counts
+    routings = decoder(torch.from_numpy(ids)).routings
+    assert counts.shape == (2, 5) and (counts.sum(1) == 30).all()
+    assert counts.tolist() == [torch.bincount(r.experts.flatten(), minlength=5).tolist() for r in routings]
+    assert TorchRunner(Decoder(tiny_config("llama")).initialise(), 4).step(batch([(ids, 0, [0])])).expert_counts.size == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"cu_seqlens": np.array([0, 3])}, "cu_seqlens"),
+        ({"cu_seqlens": np.array([0, 0, 4])}, "cu_seqlens"),
+        ({"positions": np.array([0, 1, 3, 4])}, "positions"),
+        ({"positions": np.array([-1, 0, 1, 2])}, "positions"),
+        ({"ids": np.array([1, 2, 3, 331])}, "token ids"),
+        ({"page_table": np.array([[PAGES]])}, "page_table"),
+        ({"page_table": np.array([[-1]])}, "page_table"),
+        ({"positions": np.arange(PAGE_TOKENS - 2, PAGE_TOKENS + 2)}, "page_table"),
+        ({"state_slots": np.array([-1, -1])}, "state_slots"),
+    ],
+)
+def test_a_batch_that_contradicts_itself_is_refused(change, message) -> None:
+    good = batch([(np.array([1, 2, 3, 4]), 0, [0])])
+    good.check(PAGES, 331)
+    with pytest.raises(ValueError, match=message):
+        StepBatch(**{**good.__dict__, **change}).check(PAGES, 331)
