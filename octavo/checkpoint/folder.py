@@ -89,12 +89,14 @@ class FolderSource:
             fused = name not in self._files and entry.fused_name in self._files
             stored = entry.fused_name if fused and entry.fused_name else name
             if stored not in self._files:
-                raise UserError(f"{self.label}: tensor {name} is missing; config.json and weights do not belong together")
+                raise UserError(
+                    f"{self.label}: tensor {name} is missing; config.json and weights do not belong together"
+                )
             path, shape, _ = self._files[stored]
             found = _part_shape(shape, entry.index) if fused else shape
             if found != entry.shape:
-                raise UserError(f"{path}: {stored} has shape {list(shape)}, config.json implies {list(entry.shape)} for "
-                                f"{name}")  # fmt: skip
+                implied = f"config.json implies {list(entry.shape)} for {name}"
+                raise UserError(f"{path}: {stored} has shape {list(shape)}, {implied}")
             places[name] = (stored, entry.index if fused else ())
             consumed.add(stored)
         tied = {"lm_head.weight"} if self.config.tie_embeddings else set()

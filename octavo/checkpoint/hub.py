@@ -5,7 +5,15 @@ from pathlib import Path
 
 from octavo.errors import UserError
 
-_PATTERNS = ["*.safetensors", "*.safetensors.index.json", "*.json", "tokenizer.model", "*.jinja", "LICENSE*", "README.md"]
+_PATTERNS = [
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*.json",
+    "tokenizer.model",
+    "*.jinja",
+    "LICENSE*",
+    "README.md",
+]
 _SKIPPED = ["consolidated*", "original/*", "*/*"]  # second copies of the same weights in another layout
 
 
@@ -32,5 +40,5 @@ def download(name: str) -> Path:
                         "`hf auth login`)") from None  # fmt: skip
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{name}: no such folder here, and the hub cannot be reached ({first_line}); check the network, "
-                        "or download the model elsewhere and give its folder") from None  # fmt: skip
+        raise UserError(f"{name}: no such folder here, and the hub cannot be reached ({first_line}); check the "
+                        "network, or download the model elsewhere and give its folder") from None  # fmt: skip

@@ -1,5 +1,6 @@
 """Fill a decoder from a checkpoint, on any device and in any dtype."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -24,8 +25,15 @@ def load(
     Raises UserError when the checkpoint or its tokenizer cannot be used.
     """
     source = open_source(model)
-    tokenizer = Tokenizer.from_files(source.side_files(), source.label)
+    tokenizer = load_tokenizer(source)
     return load_decoder(source, device, dtype, progress), tokenizer
+
+
+def load_tokenizer(source: Source) -> Tokenizer:
+    """The tokenizer of a source, which also heeds the end tokens of its config. Raises UserError if it has none."""
+    config = source.config
+    ids = {"bos_token_id": config.bos_token_id, "eos_token_id": list(config.eos_token_ids)}
+    return Tokenizer.from_files({**source.side_files(), "config.json": json.dumps(ids).encode()}, source.label)
 
 
 def load_decoder(

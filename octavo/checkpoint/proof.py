@@ -79,7 +79,7 @@ def compare(
         for stream in streams:
             stream.advance(layer)
         progress("proving equality", layer + 1, a.num_layers)
-    return _differences(*(stream.finish() for stream in streams), seed=seed, round_to=round_to)
+    return _differences(streams[0].finish(), streams[1].finish(), seed, round_to)
 
 
 class _Stream:

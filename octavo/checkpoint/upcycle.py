@@ -47,7 +47,9 @@ class UpcycleOptions:
         if self.experts < 1:
             raise UsageError(f"--experts is {self.experts}: it must be at least 1")
         if not 1 <= self.top_k <= self.experts:
-            raise UsageError(f"--top-k is {self.top_k}: it must be between 1 and the number of experts ({self.experts})")
+            raise UsageError(
+                f"--top-k is {self.top_k}: it must be between 1 and the number of experts ({self.experts})"
+            )
         if self.method not in METHODS:
             raise UsageError(f"--method is {self.method!r}: choose one of {', '.join(METHODS)}")
         if self.router_init not in ROUTER_INITS:
@@ -87,7 +89,9 @@ def upcycle(parent: Source, out: Path, options: UpcycleOptions, progress: Progre
 def mixture_config(parent: ModelConfig, options: UpcycleOptions, label: str) -> ModelConfig:
     """The child's config: the parent's with experts in every layer."""
     if parent.has_experts:
-        raise UsageError(f"{label}: is a mixture of {parent.num_experts} experts already; upcycling needs a dense parent")
+        raise UsageError(
+            f"{label}: is a mixture of {parent.num_experts} experts already; upcycling needs a dense parent"
+        )
     return replace(
         parent,
         family="mixtral",

@@ -81,7 +81,9 @@ def write_weights(
     total = sum(_size(tensor, dtype) for tensor in tensors)
     free = shutil.disk_usage(folder).free
     if free < total:
-        raise UserError(f"{folder.parent}: {total / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB free; choose another disk")
+        raise UserError(
+            f"{folder.parent}: {total / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB free; choose another disk"
+        )
     done, weight_map = 0, {}
     for number, shard in enumerate(shards, start=1):
         name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
@@ -140,7 +142,7 @@ def _bytes(planned: PlannedTensor, dtype: torch.dtype) -> memoryview:
     if tuple(tensor.shape) != planned.shape:
         raise UserError(f"{planned.name}: has shape {list(tensor.shape)}, {list(planned.shape)} was announced")
     flat = tensor.to(dtype).contiguous().flatten()
-    return memoryview(flat.view(torch.uint8).numpy())
+    return flat.view(torch.uint8).numpy().data
 
 
 def _remove_abandoned(out: Path) -> None:

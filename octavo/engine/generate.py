@@ -22,6 +22,7 @@ DEFAULT_CONTEXT = 8192  # tokens of key/value memory when nobody says otherwise
 PREFILL_CHUNK = 512  # prompt tokens a step: bounds activation memory, and lets other requests take turns
 
 Message = Mapping[str, Any]
+Prompt = str | Sequence[Message] | Sequence[int]  # raw text, a chat, or token ids
 FinishReason = Literal["stop", "length"]
 
 
@@ -65,13 +66,11 @@ class Generator:
         """Most tokens, prompt and answer together, that one request can have."""
         return min(self.runner.num_pages * PAGE_TOKENS, self.runner.config.max_positions)
 
-    def encode(self, prompt: str | Sequence[Message]) -> list[int]:
-        """Token ids of a raw prompt, or of messages through the chat template."""
-        if isinstance(prompt, str):
-            return self.tokenizer.encode(prompt)
-        return self.tokenizer.encode_chat(prompt)
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Token ids of a prompt of any form."""
+        return encode_prompt(self.tokenizer, prompt)
 
-    def stream(self, prompt: str | Sequence[Message], params: SamplingParams) -> Iterator[Piece]:
+    def stream(self, prompt: Prompt, params: SamplingParams) -> Iterator[Piece]:
         """Yield the answer piece by piece; closing the iterator ends the request and frees its memory.
 
         Raises UserError, before the first piece, for a prompt that is empty or does not fit the context.
@@ -80,7 +79,7 @@ class Generator:
         self.check_fits(len(ids), params)
         return self._run(ids, params)
 
-    def complete(self, prompt: str | Sequence[Message], params: SamplingParams) -> Completion:
+    def complete(self, prompt: Prompt, params: SamplingParams) -> Completion:
         """The whole answer at once."""
         ids = self.encode(prompt)
         self.check_fits(len(ids), params)
@@ -156,15 +155,23 @@ class Generator:
                 self._pages_freed.notify_all()
 
 
-def generate(
-    model: Decoder, tokenizer: Tokenizer, prompt: str | Sequence[Message], **params: Any
-) -> str:
-    """The answer to a raw prompt, or to chat messages ({"role", "content"}), as text.
+def encode_prompt(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
+    """Token ids of raw text, of chat messages through the template, or as given."""
+    if isinstance(prompt, str):
+        return tokenizer.encode(prompt)
+    ids = [item for item in prompt if isinstance(item, int)]
+    if len(ids) == len(prompt):
+        return ids
+    return tokenizer.encode_chat([item for item in prompt if not isinstance(item, int)])
+
+
+def generate(model: Decoder, tokenizer: Tokenizer, prompt: Prompt, **params: Any) -> str:
+    """The answer to raw text, to chat messages ({"role", "content"}) or to token ids, as text.
 
     Keyword arguments are those of `SamplingParams` (max_new_tokens, temperature, top_k, top_p, seed, stop). Raises
     UserError for a prompt that does not fit, UsageError for parameters out of range.
     """
     sampling = SamplingParams(**params)
-    ids = tokenizer.encode(prompt) if isinstance(prompt, str) else tokenizer.encode_chat(prompt)
+    ids = encode_prompt(tokenizer, prompt)
     generator = Generator.for_decoder(model, tokenizer, len(ids) + sampling.max_new_tokens)
-    return generator.complete(prompt, sampling).text
+    return generator.complete(ids, sampling).text

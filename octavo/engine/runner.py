@@ -60,8 +60,11 @@ class StepBatch:
 
 @dataclass(frozen=True)
 class StepResult:
-    """logits: fp32 [len(logit_rows), vocab]; hidden: fp32 [len(hidden_rows), H] after the final norm; expert_counts:
-    int64 [layers, E], tokens routed to each expert in this step (E is 0 for a dense model, a dense layer's row is 0)."""
+    """What a step gives back.
+
+    logits: fp32 [len(logit_rows), vocab]. hidden: fp32 [len(hidden_rows), H], after the final norm. expert_counts:
+    int64 [layers, E], tokens routed to each expert in this step; E is 0 for a dense model, a dense layer's row is 0.
+    """
 
     logits: NDArray[np.float32]
     hidden: NDArray[np.float32]

@@ -18,7 +18,13 @@ class TorchRunner:
         self.decoder, self.config, self.num_pages = decoder, decoder.config, num_pages
         weight = decoder.embed.weight
         self._device = weight.device
-        shape = (len(self.config.softmax_layers), num_pages, PAGE_TOKENS, self.config.num_kv_heads, self.config.head_dim)
+        shape = (
+            len(self.config.softmax_layers),
+            num_pages,
+            PAGE_TOKENS,
+            self.config.num_kv_heads,
+            self.config.head_dim,
+        )
         # empty: on the CPU the system hands out a page's memory only when it is first written
         self._keys = torch.empty(shape, dtype=weight.dtype, device=self._device)
         self._values = torch.empty_like(self._keys)

@@ -48,11 +48,16 @@ def packed_attention(
     """
     if len(set(query_lengths)) <= 1 and len(set(key_lengths)) <= 1:
         batch = len(query_lengths)
-        split = (x.unflatten(0, (batch, -1)).transpose(1, 2) for x in (q, k, v))
-        return _causal(*split, window).transpose(1, 2).flatten(0, 1)
+        q, k, v = (x.unflatten(0, (batch, -1)).transpose(1, 2) for x in (q, k, v))
+        return _causal(q, k, v, window).transpose(1, 2).flatten(0, 1)
     pieces = zip(q.split(list(query_lengths)), k.split(list(key_lengths)), v.split(list(key_lengths)), strict=True)
-    outputs = [_causal(*(x.transpose(0, 1)[None] for x in piece), window)[0].transpose(0, 1) for piece in pieces]
-    return torch.cat(outputs)
+    return torch.cat([_one_sequence(q, k, v, window) for q, k, v in pieces])
+
+
+def _one_sequence(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
+    """q: [Tq, Hq, D]; k, v: [Tk, Hk, D]."""
+    q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
+    return _causal(q, k, v, window)[0].transpose(0, 1)
 
 
 def _causal(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:

@@ -90,4 +90,5 @@ class _ContiguousGradient(torch.autograd.Function):
 
 
 def _contiguous_gradient(x: Tensor) -> Tensor:
-    return _ContiguousGradient.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+    out: Tensor = _ContiguousGradient.apply(x)
+    return out

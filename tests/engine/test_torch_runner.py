@@ -107,7 +107,9 @@ def test_expert_counts_are_the_routers_choices() -> None:
     routings = decoder(torch.from_numpy(ids)).routings
     assert counts.shape == (2, 5) and (counts.sum(1) == 30).all()
     assert counts.tolist() == [torch.bincount(r.experts.flatten(), minlength=5).tolist() for r in routings]
-    assert TorchRunner(Decoder(tiny_config("llama")).initialise(), 4).step(batch([(ids, 0, [0])])).expert_counts.size == 0
+    assert (
+        TorchRunner(Decoder(tiny_config("llama")).initialise(), 4).step(batch([(ids, 0, [0])])).expert_counts.size == 0
+    )
 
 
 @pytest.mark.parametrize(

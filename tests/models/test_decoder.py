@@ -30,7 +30,9 @@ def test_packed_documents_equal_separate_forwards(family, lengths) -> None:
     packed.logsumexp(-1).sum().backward()
     gradients = {name: p.grad.clone() for name, p in decoder.named_parameters()}
     decoder.zero_grad()
-    torch.cat([decoder.logits(decoder(document).hidden) for document in tokens.split(lengths)]).logsumexp(-1).sum().backward()
+    torch.cat([decoder.logits(decoder(document).hidden) for document in tokens.split(lengths)]).logsumexp(
+        -1
+    ).sum().backward()
     for name, parameter in decoder.named_parameters():
         assert_rms(gradients[name], parameter.grad), name
 
@@ -65,7 +67,9 @@ def test_shared_expert_mixes_by_its_gate(rows) -> None:
     out, routing = moe(x)
     routed = experts_reference(x, routing.weights, routing.experts, moe.experts.gate_up, moe.experts.down)
     mlp = moe.shared.mlp
-    shared = (torch.nn.functional.silu(x @ mlp.gate_proj.weight.T) * (x @ mlp.up_proj.weight.T)) @ mlp.down_proj.weight.T
+    shared = (
+        torch.nn.functional.silu(x @ mlp.gate_proj.weight.T) * (x @ mlp.up_proj.weight.T)
+    ) @ mlp.down_proj.weight.T
     gate = 1 / (1 + torch.exp(-x @ moe.shared.coefficient.weight.T))
     assert_rms(out, (1 - gate) * routed + gate * shared, 1e-12)
 

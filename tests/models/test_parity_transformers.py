@@ -96,9 +96,13 @@ def test_gradients_agree(case, tmp_path) -> None:
     ours = {name: p.grad for name, p in decoder.named_parameters()}
     inner = {name: p.grad for name, p in model.named_parameters()}
     assert_same(ours["embed.weight"], inner["model.embed_tokens.weight"], rtol=1e-4, atol=1e-4)
-    assert_same(ours["layers.0.attention.q_proj.weight"], inner["model.layers.0.self_attn.q_proj.weight"], rtol=1e-4, atol=1e-4)
+    assert_same(
+        ours["layers.0.attention.q_proj.weight"], inner["model.layers.0.self_attn.q_proj.weight"], rtol=1e-4, atol=1e-4
+    )
     if "mixtral" in case:
-        assert_same(ours["layers.1.mlp.experts.down"], inner["model.layers.1.mlp.experts.down_proj"], rtol=1e-4, atol=1e-4)
+        assert_same(
+            ours["layers.1.mlp.experts.down"], inner["model.layers.1.mlp.experts.down_proj"], rtol=1e-4, atol=1e-4
+        )
 
 
 def test_our_random_model_in_theirs(tmp_path) -> None:

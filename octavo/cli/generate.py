@@ -1,0 +1,56 @@
+"""octavo generate: complete a prompt in the terminal."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from octavo.cli.terminal import (
+    Device,
+    Dtype,
+    MaxNewTokens,
+    Model,
+    Seed,
+    Stop,
+    Temperature,
+    TopK,
+    TopP,
+    load_model,
+)
+from octavo.config import SamplingParams
+
+
+def run(
+    model: Model,
+    prompt: Annotated[str, typer.Argument(help="The text to complete; with --chat, a user's message.")],
+    chat: Annotated[bool, typer.Option("--chat", help="Apply the model's chat template.")] = False,
+    max_new_tokens: MaxNewTokens = 256,
+    temperature: Temperature = 0.0,
+    top_k: TopK = 0,
+    top_p: TopP = 1.0,
+    seed: Seed = None,
+    stop: Stop = None,
+    device: Device = "cpu",
+    dtype: Dtype = None,
+) -> None:
+    """Complete the raw PROMPT with MODEL and print the completion.
+
+    Example: octavo generate ./SmolLM2-8x135M-Instruct "The capital of France is" --max-new-tokens 8
+    """
+    params = SamplingParams(
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        stop=tuple(stop or ()),
+    )
+    decoder, tokenizer = load_model(model, device, dtype)
+    from octavo.engine.generate import Generator
+
+    ids = tokenizer.encode_chat([{"role": "user", "content": prompt}]) if chat else tokenizer.encode(prompt)
+    generator = Generator.for_decoder(decoder, tokenizer, len(ids) + max_new_tokens)
+    for piece in generator.stream(ids, params):
+        sys.stdout.write(piece.text)
+        sys.stdout.flush()
+    sys.stdout.write("\n")

@@ -1,0 +1,35 @@
+"""octavo quickstart: from nothing to a mixture of experts that answers."""
+
+from typing import Annotated
+
+import typer
+
+from octavo.cli.serve import Host, Port, serve_model
+from octavo.cli.terminal import Device, Dtype, load_model, progress_bar, say
+
+
+def run(
+    once: Annotated[str | None, typer.Option(help="Print the answer to this question and exit.")] = None,
+    from_: Annotated[
+        str | None,
+        typer.Option(
+            "--from", help="Another dense parent: a folder, a GGUF file or a hub name [default: SmolLM2-135M]."
+        ),
+    ] = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    device: Device = "cpu",
+    dtype: Dtype = None,
+) -> None:
+    """Get SmolLM2-135M-Instruct, upcycle it to 8 experts and serve it with a chat page.
+
+    Example: octavo quickstart --once "What is the capital of France?"
+    """
+    from octavo.quickstart import answer, prepare
+
+    with progress_bar() as progress:
+        folder = prepare(from_, say, progress)
+    if once is None:
+        serve_model(str(folder), folder.name, host, port, 8192, device, dtype)
+    else:
+        print(answer(*load_model(str(folder), device, dtype), once))

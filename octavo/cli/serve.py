@@ -1,0 +1,42 @@
+"""octavo serve: an OpenAI-compatible server with a chat page."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from octavo.cli.terminal import Context, Device, Dtype, Model, load_model, say
+
+Host = Annotated[str, typer.Option(help="Address to listen on; only this machine's own, until there are keys.")]
+Port = Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535)]
+
+
+def run(
+    model: Model,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    name: Annotated[str | None, typer.Option(help="Name in the API [default: the folder's].")] = None,
+    context: Context = 8192,
+    device: Device = "cpu",
+    dtype: Dtype = None,
+) -> None:
+    """Serve MODEL on http://HOST:PORT with the OpenAI API under /v1 and a chat page at /.
+
+    Example: octavo serve ./SmolLM2-8x135M-Instruct --port 8000
+    """
+    serve_model(model, name or Path(model).name, host, port, context, device, dtype)
+
+
+def serve_model(model: str, name: str, host: str, port: int, context: int, device: str, dtype: str | None) -> None:
+    """Load and serve until interrupted; prints the chat page's address and a curl line once it listens."""
+    decoder, tokenizer = load_model(model, device, dtype)
+    from octavo.engine.generate import Generator
+    from octavo.serve.server import run as run_server
+
+    def announce(url: str) -> None:
+        body = f'{{"model": "{name}", "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
+        say(f"\n{name} is ready. Ctrl-C stops it.\n")
+        say(f"  chat page   {url}/")
+        say(f"  try         curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'\n")
+
+    run_server(Generator.for_decoder(decoder, tokenizer, context), name, host, port, on_ready=announce)

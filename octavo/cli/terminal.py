@@ -1,0 +1,87 @@
+"""What the verbs share: their common options, and a progress bar on standard error."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from octavo.errors import UsageError
+from octavo.progress import Progress
+
+if TYPE_CHECKING:
+    import torch
+
+    from octavo.data.tokenizer import Tokenizer
+    from octavo.models.decoder import Decoder
+
+Model = Annotated[str, typer.Argument(help="A model folder, a GGUF file or a hub name (owner/name).")]
+Device = Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1, mps.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16 [default: fp32 on cpu, bf16 on GPU].")]
+Context = Annotated[int, typer.Option(help="Most tokens of prompt and answer together.", min=1)]
+MaxNewTokens = Annotated[int, typer.Option(help="Most tokens to generate.")]
+Temperature = Annotated[float, typer.Option(help="0 is greedy.")]
+TopK = Annotated[int, typer.Option(help="Draw from the K likeliest tokens only; 0 is off.")]
+TopP = Annotated[float, typer.Option(help="Draw from the likeliest tokens that reach this probability.")]
+Seed = Annotated[int | None, typer.Option(help="Same seed, same answer.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")]
+Stop = Annotated[list[str] | None, typer.Option(help="End the answer before this text; may be repeated.")]
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A bar on standard error for as long as the block runs; one task at a time, named by its work."""
+    from rich.console import Console
+    from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    columns = (TextColumn("{task.description:<18}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
+               TimeElapsedColumn(), TimeRemainingColumn())  # fmt: skip
+    tasks: dict[str, TaskID] = {}
+    with RichProgress(*columns, console=Console(stderr=True)) as bar:
+
+        def show(task: str, done: int, total: int) -> None:
+            if task not in tasks:
+                tasks[task] = bar.add_task(task, total=total)
+            bar.update(tasks[task], completed=done, total=total)
+
+        yield show
+
+
+def parse_dtype(name: str | None) -> "torch.dtype | None":
+    """The torch dtype of an option's value. Raises UsageError for one we do not store."""
+    import torch
+
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name is None:
+        return None
+    if name not in known:
+        raise UsageError(f"--dtype is {name!r}: choose one of {', '.join(known)}")
+    return known[name]
+
+
+def load_model(model: str, device: str, dtype: str | None) -> "tuple[Decoder, Tokenizer]":
+    """`octavo.load` with a progress bar. Raises UsageError for a device torch does not have."""
+    import torch
+
+    from octavo.checkpoint.load import load
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"--device is {device!r}: torch cannot use it here ({reason})") from None
+    with progress_bar() as progress:
+        return load(model, device, parse_dtype(dtype), progress)
+
+
+def report(line: str, figures: Mapping[str, Any], as_json: bool) -> None:
+    """A verb's result on standard output: the line for people, or the figures as JSON."""
+    print(json.dumps(figures) if as_json else line)
+
+
+def say(line: str) -> None:
+    """A line for the person at the terminal; standard output stays for results."""
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,155 @@
+"""The command line as a user meets it: what each verb prints, and one clear line with the right status on a mistake."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from octavo.cli import main
+from octavo.errors import UserError
+from tests.tiny import write_tiny_model
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    write_tiny_model(folder / "mixture", "mixtral")
+    write_tiny_model(folder / "dense", "llama", seed=1)
+    return folder
+
+
+def octavo(capsys, *arguments: object) -> tuple[int, str, list[str]]:
+    """Exit status, standard output, and the lines of standard error."""
+    with pytest.raises(SystemExit) as exit_:
+        main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return exit_.value.code or 0, captured.out, captured.err.strip().splitlines()
+
+
+def refused(result: tuple[int, str, list[str]], status: int, *words: str) -> None:
+    code, out, err = result
+    assert (code, out) == (status, "")
+    assert err and all(word in err[-1] for word in words), err
+    assert "Traceback" not in "\n".join(err)
+
+
+def test_generate_completes_the_raw_prompt(models, capsys) -> None:
+    import octavo as package
+
+    status, out, _ = octavo(capsys, "generate", models / "mixture", "The capital", "--max-new-tokens", 12)
+    model, tokenizer = package.load(models / "mixture")
+    assert (status, out) == (0, package.generate(model, tokenizer, "The capital", max_new_tokens=12) + "\n")
+    _, templated, _ = octavo(capsys, "generate", models / "mixture", "The capital", "--max-new-tokens", 12, "--chat")
+    assert templated != out
+    messages = [{"role": "user", "content": "The capital"}]
+    assert templated == package.generate(model, tokenizer, messages, max_new_tokens=12) + "\n"
+
+
+def test_generate_with_a_seed_repeats(models, capsys) -> None:
+    def run(seed: int) -> str:
+        arguments = ("--max-new-tokens", 12, "--temperature", 1.5, "--top-k", 50, "--top-p", 0.9, "--seed", seed)
+        return octavo(capsys, "generate", models / "mixture", "x", *arguments)[1]
+
+    assert run(1) == run(1) != run(2)
+
+
+def test_upcycle_then_verify_then_generate_as_the_parent(models, capsys, tmp_path) -> None:
+    status, out, _ = octavo(capsys, "upcycle", models / "dense", tmp_path / "child", "--experts", 4, "--top-k", 2)
+    assert status == 0 and "4 experts, 2 per token" in out
+    assert json.loads((tmp_path / "child/config.json").read_text())["num_local_experts"] == 4
+    status, out, _ = octavo(capsys, "verify", tmp_path / "child")
+    assert status == 0 and "files unchanged" in out
+    answers = [
+        octavo(capsys, "generate", m, "x", "--max-new-tokens", 20)[1] for m in (models / "dense", tmp_path / "child")
+    ]
+    assert answers[0] == answers[1]
+    refused(octavo(capsys, "upcycle", models / "dense", tmp_path / "child"), 2, "exists already")
+    (tmp_path / "child/tokenizer.json").write_bytes(b"{}")
+    refused(octavo(capsys, "verify", tmp_path / "child"), 1, "tokenizer.json", "SHA-256")
+
+
+def test_figures_as_json(models, capsys, tmp_path) -> None:
+    _, out, _ = octavo(capsys, "upcycle", models / "dense", tmp_path / "a", "--json")
+    assert json.loads(out)["proof"] == json.loads((tmp_path / "a/octavo.json").read_text())["proof"]
+    _, out, _ = octavo(capsys, "convert", models / "dense", tmp_path / "b", "--json")
+    assert json.loads(out)["proof"]["max_difference"] == 0.0
+    _, out, _ = octavo(capsys, "verify", tmp_path / "b", "--json")
+    assert json.loads(out) == {"model": str(tmp_path / "b"), "files": 8}
+
+
+def test_chat_answers_streams_and_leaves(models, capsys, monkeypatch) -> None:
+    lines = iter(["hello", "/new", "x" * 3000, "again", "/exit"])
+    monkeypatch.setattr("builtins.input", lambda _: next(lines))
+    status, out, err = octavo(capsys, "chat", models / "mixture", "--max-new-tokens", 8, "--temperature", 0)
+    assert status == 0 and len(out.strip()) > 0
+    assert any("do not fit the context" in line for line in err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (("upcycle", "{}/mixture", "{}/x"), 2, ("mixture of 5 experts already",)),
+        (("upcycle", "{}/dense", "{}/x", "--top-k", "9"), 2, ("--top-k is 9", "number of experts (8)")),
+        (("upcycle", "{}/dense", "{}/x", "--method", "magic"), 2, ("--method", "copy")),
+        (("upcycle", "{}/dense", "{}/x", "--dtype", "int3"), 2, ("--dtype", "bfloat16")),
+        (("upcycle", "{}/absent", "{}/x"), 1, ("absent", "no such folder")),
+        (("convert", "{}/dense", "{}/mixture"), 2, ("exists already",)),
+        (("generate", "{}/absent", "hi"), 1, ("absent",)),
+        (("generate", "{}/mixture", ""), 1, ("prompt is empty",)),
+        (("generate", "{}/mixture", "hi", "--max-new-tokens", "600"), 1, ("do not fit the context of 512",)),
+        (("generate", "{}/mixture", "hi", "--temperature", "-1"), 2, ("temperature is -1",)),
+        (("generate", "{}/mixture", "hi", "--device", "warp"), 2, ("--device is 'warp'",)),
+        (("verify", "{}/absent"), 1, ("config.json is missing",)),
+        (("serve", "{}/mixture", "--host", "0.0.0.0"), 2, ("0.0.0.0",)),
+        (("quickstart", "--from", "{}/absent"), 1, ("absent",)),
+    ],
+)
+def test_mistakes_are_one_clear_line(models, capsys, monkeypatch, tmp_path, arguments, status, words) -> None:
+    monkeypatch.setenv("OCTAVO_HOME", str(tmp_path / "home"))
+    before = sorted(models.rglob("*"))
+    refused(octavo(capsys, *(a.format(models) for a in arguments)), status, *words)
+    assert sorted(models.rglob("*")) == before
+
+
+def test_usage_errors_of_the_parser_end_with_2(capsys) -> None:
+    for arguments in (("upcycle",), ("generate", "a"), ("nonsense",), ("generate", "a", "b", "--max-new-tokens", "x")):
+        status, _, err = octavo(capsys, *arguments)
+        assert status == 2 and err
+
+
+def test_missing_tokenizer(models, capsys, tmp_path) -> None:
+    import shutil
+
+    shutil.copytree(models / "mixture", tmp_path / "bare")
+    (tmp_path / "bare/tokenizer.json").unlink()
+    refused(octavo(capsys, "generate", tmp_path / "bare", "hi"), 1, "tokenizer.json")
+
+
+def test_every_verb_has_help_with_an_example(capsys) -> None:
+    status, out, _ = octavo(capsys, "--help")
+    assert status == 0
+    for verb in ("quickstart", "upcycle", "convert", "verify", "generate", "chat", "serve"):
+        assert verb in out
+        status, text, _ = octavo(capsys, verb, "--help")
+        assert status == 0 and "Example: octavo " + verb in " ".join(text.split())
+
+
+def test_a_bug_is_one_line_and_a_traceback_with_debug(models, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("octavo.checkpoint.folder.FolderSource.__init__", lambda *a, **k: 1 / 0)
+    refused(octavo(capsys, "verify", models / "mixture"), 1, "ZeroDivisionError", "--debug")
+    with pytest.raises(ZeroDivisionError):
+        main(["--debug", "verify", str(models / "mixture")])
+
+
+def test_ctrl_c_ends_with_130(models, capsys, monkeypatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("octavo.checkpoint.folder.FolderSource.__init__", interrupt)
+    assert octavo(capsys, "verify", models / "mixture")[0] == 130
+
+
+def test_errors_carry_their_status() -> None:
+    from octavo.errors import UsageError
+
+    assert (UserError.exit_code, UsageError.exit_code) == (1, 2) and issubclass(UsageError, UserError)

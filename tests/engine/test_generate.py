@@ -1,0 +1,142 @@
+"""Generation: greedy equals feeding everything back, stops, limits, threads, memory given back."""
+
+import threading
+
+import pytest
+import torch
+
+import octavo
+from octavo.config import SamplingParams
+from octavo.data.tokenizer import Tokenizer
+from octavo.engine import generate as module
+from octavo.engine.generate import Generator
+from octavo.errors import UserError
+from octavo.models import Decoder
+from tests.tiny import tiny_config, tiny_tokenizer_files
+
+PROMPT = "def f(x):\n    return"
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.from_files(tiny_tokenizer_files(), "tiny")
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Decoder:
+    return Decoder(tiny_config("mixtral")).initialise(4).eval()
+
+
+@pytest.fixture
+def generator(decoder, tokenizer) -> Generator:
+    return Generator.for_decoder(decoder, tokenizer, 256)
+
+
+def greedy(**changes) -> SamplingParams:
+    return SamplingParams(**{"max_new_tokens": 24, "ignore_eos": True, **changes})
+
+
+def test_greedy_tokens_are_the_argmax_of_one_forward_pass(decoder, generator, tokenizer) -> None:
+    done = generator.complete(PROMPT, greedy())
+    ids = tokenizer.encode(PROMPT) + list(done.token_ids)
+    with torch.no_grad():
+        choices = decoder.logits(decoder(torch.tensor(ids)).hidden).argmax(-1).tolist()
+    assert len(done.token_ids) == 24 and done.finish_reason == "length"
+    assert list(done.token_ids) == choices[-25:-1]
+    assert done.text == tokenizer.decode(done.token_ids)
+    assert done.prompt_tokens == len(tokenizer.encode(PROMPT))
+
+
+def test_prompt_chunks_do_not_change_the_answer(generator, monkeypatch) -> None:
+    whole = generator.complete(PROMPT * 4, greedy())
+    monkeypatch.setattr(module, "PREFILL_CHUNK", 5)
+    assert generator.complete(PROMPT * 4, greedy()) == whole
+
+
+def test_stream_is_the_completion_in_pieces(generator) -> None:
+    params = greedy(temperature=1.0, seed=5)
+    pieces = list(generator.stream(PROMPT, params))
+    done = generator.complete(PROMPT, params)
+    assert "".join(piece.text for piece in pieces) == done.text
+    assert [piece.finish_reason for piece in pieces] == [None] * 23 + ["length"]
+    assert done != generator.complete(PROMPT, greedy(temperature=1.0, seed=6))
+
+
+def test_an_end_token_ends_and_is_counted_but_not_shown(decoder, generator, tokenizer) -> None:
+    free = generator.complete(PROMPT, greedy())
+    end = free.token_ids[5]
+    files = {**tiny_tokenizer_files(), "generation_config.json": f'{{"eos_token_id": [{end}]}}'.encode()}
+    ending = Generator.for_decoder(decoder, Tokenizer.from_files(files, "tiny"), 256)
+    first = free.token_ids.index(end)
+    done = ending.complete(PROMPT, greedy(ignore_eos=False))
+    assert done.finish_reason == "stop" and done.token_ids == free.token_ids[: first + 1]
+    assert done.text == tokenizer.decode(free.token_ids[:first])
+    assert ending.complete(PROMPT, greedy()).token_ids == free.token_ids
+
+
+def test_a_stop_string_across_token_borders_is_cut_off(generator) -> None:
+    free = generator.complete(PROMPT, greedy()).text
+    for start, length in ((3, 1), (4, 5), (0, 2)):
+        stop = free[start : start + length]
+        done = generator.complete(PROMPT, greedy(stop=(stop, "never met")))
+        assert (done.text, done.finish_reason) == (free[: free.index(stop)], "stop")
+    assert generator.complete(PROMPT, greedy(stop=("never met",))).text == free
+
+
+def test_pages_come_back_after_an_end_an_abandoned_stream_and_a_failure(generator, monkeypatch) -> None:
+    everything = len(generator._free)
+    stream = generator.stream(PROMPT, greedy())
+    assert len(generator._free) == everything
+    next(stream)
+    assert len(generator._free) == everything - 1
+    stream.close()
+    assert len(generator._free) == everything
+    generator.complete(PROMPT, greedy())
+    monkeypatch.setattr(generator.runner, "step", lambda batch: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        generator.complete(PROMPT, greedy())
+    assert len(generator._free) == everything
+
+
+def test_threads_take_turns_and_get_the_answers_they_get_alone(decoder, tokenizer) -> None:
+    """More requests than memory: some wait for pages, none is disturbed by another's keys and values."""
+    generator = Generator.for_decoder(decoder, tokenizer, 128)
+    prompts = [PROMPT[i:] + str(i) for i in range(8)]
+    alone = [generator.complete(prompt, greedy()).text for prompt in prompts]
+    answers: dict[int, str] = {}
+
+    def ask(i: int) -> None:
+        answers[i] = generator.complete(prompts[i], greedy()).text
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert [answers[i] for i in range(8)] == alone and len(set(alone)) > 1
+
+
+@pytest.mark.parametrize(
+    ("prompt", "new", "message"),
+    [("", 5, "prompt is empty"), ("x" * 600, 5, "do not fit the context"), ("x", 512, "do not fit the context of 512")],
+)
+def test_what_cannot_fit_is_refused_at_once(decoder, tokenizer, prompt, new, message) -> None:
+    generator = Generator.for_decoder(decoder, tokenizer, 10_000)  # the model itself ends at 512
+    for ask in (generator.stream, generator.complete):
+        with pytest.raises(UserError, match=message):
+            ask(prompt, greedy(max_new_tokens=new))
+
+
+def test_python_api_takes_text_and_messages(decoder, tokenizer) -> None:
+    text = octavo.generate(decoder, tokenizer, "The", max_new_tokens=5)
+    messages = [{"role": "user", "content": "The"}]
+    chat = octavo.generate(decoder, tokenizer, messages, max_new_tokens=5)
+    raw = octavo.generate(decoder, tokenizer, tokenizer.apply_chat(messages), max_new_tokens=5)
+    assert chat == raw != text
+
+
+def test_bf16_runs_and_stays_near(tokenizer) -> None:
+    """What a GPU computes in, on the CPU at toy size."""
+    half = Decoder(tiny_config("mixtral")).initialise(4).to(torch.bfloat16).eval()
+    done = Generator.for_decoder(half, tokenizer, 64).complete(PROMPT, greedy(max_new_tokens=4))
+    assert len(done.token_ids) == 4
