@@ -46,11 +46,11 @@ def run(
         stop=tuple(stop or ()),
     )
     decoder, tokenizer = load_model(model, device, dtype)
-    from octavo.engine.generate import Generator
+    from octavo.engine.generate import Generator, Prompt, encode_prompt
 
-    ids = tokenizer.encode_chat([{"role": "user", "content": prompt}]) if chat else tokenizer.encode(prompt)
-    generator = Generator.for_decoder(decoder, tokenizer, len(ids) + max_new_tokens)
-    for piece in generator.stream(ids, params):
+    request: Prompt = [{"role": "user", "content": prompt}] if chat else prompt
+    context = len(encode_prompt(tokenizer, request)) + max_new_tokens
+    for piece in Generator.for_decoder(decoder, tokenizer, context).stream(request, params):
         sys.stdout.write(piece.text)
         sys.stdout.flush()
     sys.stdout.write("\n")

@@ -94,14 +94,11 @@ class ChatTemplate:
         if self._worker is None:
             self._worker = _Worker(self._limits)
         answer = self._worker.ask(request, self._limits.seconds)
-        if answer is None:
-            late = self._worker.late
-            self._worker.close()
-            self._worker = None
-            if late:
+        if not self._worker.usable:
+            late, self._worker = self._worker.late, None
+            if answer is None and late:
                 return {"error": f"took longer than its limit of {self._limits.seconds:g} seconds"}
-            return {"error": f"used more than its limit of {self._limits.memory_mib} MiB of memory, or crashed"}
-        return answer
+        return answer or {"error": f"used more than its limit of {self._limits.memory_mib} MiB of memory, or crashed"}
 
 
 class _Worker:
@@ -118,28 +115,31 @@ class _Worker:
             text=True,
             start_new_session=True,  # Ctrl-C in a terminal is meant for the answer, not for this process
         )
-        self.late = False
-        self.close = weakref.finalize(self, _end, self._process)
-        if self._exchange("", limits.start_seconds) is None:
+        self.late = self._gone = False
+        weakref.finalize(self, _end, self._process)
+        if self.ask("", limits.start_seconds) is None:
             raise RuntimeError("the process that renders chat templates does not start")
+
+    @property
+    def usable(self) -> bool:
+        """Whether it can be asked again. The timer may have struck just after a good answer."""
+        return not (self.late or self._gone)
 
     def ask(self, request: str, seconds: float) -> dict[str, str] | None:
         """The worker's answer, or None if it died or was killed for being late."""
-        line = self._exchange(request, seconds)
-        return None if line is None else json.loads(line)
-
-    def _exchange(self, request: str, seconds: float) -> str | None:
         assert self._process.stdin and self._process.stdout
         timer = threading.Timer(seconds, self._kill)
         timer.start()
         try:
             self._process.stdin.write(request + "\n")
             self._process.stdin.flush()
-            return self._process.stdout.readline() or None  # end of file: it is gone
+            line = self._process.stdout.readline()
         except BrokenPipeError:
-            return None
+            line = ""
         finally:
             timer.cancel()
+        self._gone = not line.endswith("\n")  # the end of the pipe
+        return None if self._gone else json.loads(line)
 
     def _kill(self) -> None:
         self.late = True

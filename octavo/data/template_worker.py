@@ -1,7 +1,7 @@
 """The process in which chat templates render. Run as a script; never imported, and imports nothing of octavo.
 
 jinja2's sandbox keeps a template from Python's internals, but not from taking all the time and memory there is. One
-JSON object a line: {"source", "variables"} in, {"text"} or {"error"} out; an empty line gets one back. The parent
+JSON object a line: {"source", "variables"} in, {"text"} or {"error"} out; an empty line gets {}. The parent
 (`chat_template.py`) kills this process when an answer is late.
 """
 
@@ -16,6 +16,8 @@ from jinja2.exceptions import SecurityError, TemplateError, TemplateSyntaxError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+MAX_ERROR_CHARS = 2000
 
 
 class Generation(Extension):
@@ -84,8 +86,10 @@ def main(memory_mib: int, output_chars: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (memory_mib * 2**20, memory_mib * 2**20))
     jinja = environment()
     for line in sys.stdin:
-        reply = json.dumps(answer(jinja, json.loads(line), output_chars)) if line.strip() else ""
-        sys.stdout.write(reply + "\n")
+        reply = answer(jinja, json.loads(line), output_chars) if line.strip() else {}
+        if "error" in reply:  # which may quote anything the template made
+            reply["error"] = reply["error"][:MAX_ERROR_CHARS]
+        sys.stdout.write(json.dumps(reply) + "\n")
         sys.stdout.flush()
 
 

@@ -177,8 +177,8 @@ class TokenStream:
         whole = len(text.rstrip("\ufffd"))
         if whole == len(text):
             return self._give(text, 0)
-        if text.startswith(self._shown) and whole > len(self._shown):  # a token with the end of a character and
-            return self._give(text, len(text) - whole)  # the beginning of another
+        if whole > len(self._shown):  # a token with the end of a character and the beginning of another
+            return self._give(text, len(text) - whole)
         if self._fresh > self.MAX_HELD:
             return self._give(text, min(3, len(text) - whole))  # the last may be the beginning of a character
         return ""
@@ -194,10 +194,8 @@ class TokenStream:
         else:  # a broken run of byte tokens changes the whole characters before it, which are out already
             rest = self._decode(self._window[-self._fresh :])
         piece = rest[: len(rest) - held]
-        window = self._window[-4:] if held else self._window[-self._fresh :]
-        shown = self._decode(window)
-        if shown or len(self._window) > self.MAX_HELD:  # without text, it could not stand for what came before
-            self._window, text = window, shown
+        self._window = self._window[-4:] if held else self._window[-self._fresh :]
+        text = self._decode(self._window)
         self._shown = text[: len(text) - held]
         self._fresh = min(self._fresh, len(self._window)) if held else 0
         return piece

@@ -77,13 +77,13 @@ class Generator:
         """
         ids = self.encode(prompt)
         self.check_fits(len(ids), params)
-        return self._run(ids, params)
+        return self._run(ids, params, continues=isinstance(prompt, str))
 
     def complete(self, prompt: Prompt, params: SamplingParams) -> Completion:
         """The whole answer at once."""
         ids = self.encode(prompt)
         self.check_fits(len(ids), params)
-        pieces = list(self._run(ids, params))
+        pieces = list(self._run(ids, params, continues=isinstance(prompt, str)))
         token_ids = tuple(piece.token_id for piece in pieces if piece.token_id is not None)
         reason = pieces[-1].finish_reason
         assert reason is not None
@@ -99,8 +99,10 @@ class Generator:
                 f"{self.context} tokens: shorten the prompt or ask for fewer new tokens"
             )
 
-    def _run(self, ids: list[int], params: SamplingParams) -> Iterator[Piece]:
-        sampler, text = Sampler(params), self.tokenizer.stream()
+    def _run(self, ids: list[int], params: SamplingParams, continues: bool) -> Iterator[Piece]:
+        # a completion goes on where its prompt ends; an answer in a chat begins anew, and SentencePiece tokenizers
+        # drop the space before a first word
+        sampler, text = Sampler(params), self.tokenizer.stream(context=ids if continues else ())
         stops = StopStrings(params.stop)
         eos = frozenset() if params.ignore_eos else self.tokenizer.eos_ids
         with self._pages(len(ids) + params.max_new_tokens) as pages:
@@ -174,4 +176,4 @@ def generate(model: Decoder, tokenizer: Tokenizer, prompt: Prompt, **params: Any
     sampling = SamplingParams(**params)
     ids = encode_prompt(tokenizer, prompt)
     generator = Generator.for_decoder(model, tokenizer, len(ids) + sampling.max_new_tokens)
-    return generator.complete(ids, sampling).text
+    return generator.complete(prompt, sampling).text

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+import tracemalloc
 
 import pytest
 
@@ -71,6 +72,15 @@ def test_output_and_source_limits():
         ChatTemplate("{{ 'x' * 1001 }}", limits=limits).render(USER)
     with pytest.raises(UserError, match="has 101 characters, more than the limit of 100"):
         ChatTemplate("x" * 101, limits=limits)
+
+
+def test_a_long_refusal_costs_the_parent_nothing():
+    tracemalloc.start()
+    with pytest.raises(UserError, match="refused the messages: xxx") as caught:
+        ChatTemplate("{{ raise_exception('x' * 60000000) }}").render(USER)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**20 and len(str(caught.value)) < 600
 
 
 def test_long_chats_pass():

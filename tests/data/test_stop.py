@@ -1,5 +1,7 @@
 """Stop strings: the same text is given out however it was cut, and nothing of a stop ever is."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from octavo.data.stop import StopStrings
 from octavo.errors import UsageError
 
-WORDS = st.text("ab\n", min_size=1, max_size=4)
+WORDS = st.text("ab", min_size=1, max_size=8)  # few letters: stops that repeat themselves
 
 
 def feed(stops, pieces):
@@ -33,13 +35,19 @@ def by_definition(stops, text):
     return text, False
 
 
-@given(st.lists(WORDS, max_size=4), st.lists(st.text("ab\n", max_size=5), max_size=8))
+@given(st.lists(WORDS, max_size=4), st.lists(st.text("abc", max_size=9), max_size=5))
 def test_any_cut_gives_the_text_up_to_the_first_stop(stops, pieces):
     text = "".join(pieces)
     assert feed(stops, pieces) == feed(stops, [text]) == feed(stops, text) == by_definition(stops, text)
 
 
-@given(st.lists(WORDS, min_size=1, max_size=3), st.text("ab\n", max_size=12))
+def test_every_short_stop_in_every_short_text():
+    words = ["".join(word) for length in range(1, 8) for word in itertools.product("ab", repeat=length)]
+    for stop, text in itertools.product([word for word in words if len(word) <= 5], words):
+        assert feed([stop], text) == by_definition([stop], text)
+
+
+@given(st.lists(WORDS, min_size=1, max_size=3), st.text("ab", max_size=20))
 def test_holds_back_no_more_than_it_must(stops, text):
     matcher = StopStrings(stops)
     shown, stopped = matcher.put(text)

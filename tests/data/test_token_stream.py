@@ -145,6 +145,12 @@ def test_context(before, after):
             assert start + "".join(pieces(tokenizer, ids[len(first) :], context=first)) == tokenizer.decode(ids)
 
 
+@pytest.mark.parametrize("before", ["你é", "é你", "😀", "aé😀", "你好世界" * 9])
+def test_context_may_be_cut_inside_a_character(before):
+    ids = byte_tokens("好".encode())
+    assert "".join(pieces(SENTENCEPIECE, ids, context=byte_tokens(before.encode()))) == "好"
+
+
 def test_flush_gives_the_unfinished_and_ends():
     ids = byte_tokens("好".encode()[:2])
     stream = SENTENCEPIECE.stream()

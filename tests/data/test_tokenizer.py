@@ -124,6 +124,14 @@ def test_named_tokens_are_special(tmp_path):
     assert named.vocab_size == plain.vocab_size
 
 
+def test_added_tokens_need_not_be_special(tmp_path):
+    content = json.loads(byte_level())
+    content["added_tokens"][START]["special"] = False
+    tokenizer = from_folder(tmp_path, tokenizer=json.dumps(content))
+    assert tokenizer.special_ids == {UNK, BOS, EOS, END}
+    assert tokenizer.decode([START, END]) == "<|im_start|>"
+
+
 def test_truncation_and_padding_are_switched_off(tmp_path):
     content = json.loads(byte_level())
     content["truncation"] = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}

@@ -2,6 +2,7 @@
 
 import threading
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,6 +11,8 @@ from octavo.config import SamplingParams
 from octavo.data.tokenizer import Tokenizer
 from octavo.engine import generate as module
 from octavo.engine.generate import Generator
+from octavo.engine.runner import StepBatch, StepResult
+from octavo.engine.torch_runner import TorchRunner
 from octavo.errors import UserError
 from octavo.models import Decoder
 from tests.tiny import tiny_config, tiny_tokenizer_files
@@ -133,6 +136,26 @@ def test_python_api_takes_text_and_messages(decoder, tokenizer) -> None:
     chat = octavo.generate(decoder, tokenizer, messages, max_new_tokens=5)
     raw = octavo.generate(decoder, tokenizer, tokenizer.apply_chat(messages), max_new_tokens=5)
     assert chat == raw != text
+
+
+def test_a_completion_keeps_the_space_a_sentencepiece_tokenizer_drops_at_a_beginning() -> None:
+    from tests.data.tiny_tokenizers import sentencepiece
+
+    tokenizer = Tokenizer.from_files({"tokenizer.json": sentencepiece().encode()}, "tiny")
+    prompt, answer = tokenizer.encode("Hello world,"), tokenizer.encode("hello world", add_special_tokens=False)
+
+    class Scripted(TorchRunner):
+        """Predicts `answer`, whatever the prompt."""
+
+        def step(self, batch: StepBatch) -> StepResult:
+            logits = np.zeros((1, tokenizer.vocab_size), np.float32)
+            logits[0, answer[batch.positions[-1] + 1 - len(prompt)]] = 1
+            return StepResult(logits, np.zeros((0, 48), np.float32), np.zeros((2, 5), np.int64))
+
+    generator = Generator(Scripted(Decoder(tiny_config("mixtral")).initialise(), 8), tokenizer)
+    params = greedy(max_new_tokens=len(answer))
+    assert generator.complete("Hello world,", params).text == " hello world"
+    assert generator.complete(prompt, params).text == "hello world"  # as after a chat template
 
 
 def test_bf16_runs_and_stays_near(tokenizer) -> None:
