@@ -1,6 +1,7 @@
 """Quickstart: names, fetching with and without a network, reuse; and the real model, measured."""
 
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -11,8 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
+import octavo
 from octavo import quickstart
 from octavo.checkpoint import default_model
+from octavo.checkpoint.source import open_source
 from octavo.config import home
 from octavo.errors import UserError
 from tests.tiny import write_tiny_model
@@ -49,23 +52,25 @@ def test_another_parent_is_made_once_and_reused(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("OCTAVO_HOME", str(tmp_path / "home"))
     write_tiny_model(tmp_path / "tiny-1B", "mistral")
     said: list[str] = []
-    folder = quickstart.prepare(str(tmp_path / "tiny-1B"), said.append)
-    assert folder == tmp_path / "home/tiny-8x1B"
-    assert any("both say" in line for line in said) and json.loads((folder / "octavo.json").read_text())["experts"] == 8
+    folder, parent = quickstart.prepare(str(tmp_path / "tiny-1B"), said.append)
+    assert folder == tmp_path / "home/tiny-8x1B" and parent is not None
+    assert json.loads((folder / "octavo.json").read_text())["experts"] == 8
+    model, tokenizer = quickstart.check_answer(parent, folder, said.append)
+    assert model.config.num_experts == 8 and "both say" in said[-1]
     made = (folder / "config.json").stat().st_mtime_ns
-    assert quickstart.prepare(str(tmp_path / "tiny-1B"), said.append) == folder
+    assert quickstart.prepare(str(tmp_path / "tiny-1B"), said.append) == (folder, None)
     assert said[-1] == f"using {folder}" and (folder / "config.json").stat().st_mtime_ns == made
     (folder / "model-00001-of-00001.safetensors").unlink()
     with pytest.raises(UserError, match="Remove .* and run quickstart again"):
         quickstart.prepare(str(tmp_path / "tiny-1B"), said.append)
 
 
-def test_a_child_that_answers_otherwise_is_reported(tmp_path) -> None:
+def test_a_child_that_answers_otherwise_is_reported_and_not_kept(tmp_path) -> None:
     write_tiny_model(tmp_path / "a", "llama", seed=0)
     write_tiny_model(tmp_path / "b", "llama", seed=1)
-    assert quickstart.same_answer(str(tmp_path / "a"), tmp_path / "a")
     with pytest.raises(UserError, match="where its parent answers"):
-        quickstart.same_answer(str(tmp_path / "a"), tmp_path / "b")
+        quickstart.check_answer(open_source(tmp_path / "a"), tmp_path / "b", lambda _: None)
+    assert not (tmp_path / "b").exists() and (tmp_path / "a").exists()
 
 
 def test_no_network(tmp_path, monkeypatch, capfd) -> None:
@@ -132,7 +137,7 @@ def test_first_answer_within_90_seconds_and_it_is_paris(real, smollm2_gguf, tmp_
     """From a downloaded parent; the download itself depends on the network and is in .ci/run's smoke test."""
     (tmp_path / "downloads").mkdir()
     (tmp_path / "downloads" / Path(default_model.MEMBER).name).symlink_to(smollm2_gguf)
-    environment = {**__import__("os").environ, "OCTAVO_HOME": str(tmp_path)}
+    environment = {**os.environ, "OCTAVO_HOME": str(tmp_path)}
     code = "from octavo.cli import main; main()"
     start = time.monotonic()
     command = [sys.executable, "-c", code, "quickstart", "--once", QUESTION]
@@ -149,7 +154,6 @@ def test_transformers_loads_the_child_and_agrees_within_the_proofs_bound(real) -
     """Against our own decoder on the *parent*: the whole way, GGUF to mixture to another library."""
     transformers = pytest.importorskip("transformers")
     from octavo.checkpoint.load import load_decoder
-    from octavo.checkpoint.source import open_source
 
     folder = real / "SmolLM2-8x135M-Instruct"
     ids = torch.randint(49152, (128,), generator=torch.Generator().manual_seed(2))
@@ -164,7 +168,7 @@ def test_transformers_loads_the_child_and_agrees_within_the_proofs_bound(real) -
     )
     assert difference.max() <= 1e-3 and difference.pow(2).mean().sqrt() <= 5e-5
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    ours = __import__("octavo").load(folder)[1]
+    ours = octavo.load(folder)[1]
     for text in ("Hello, world!", "naïve 你好 🙂", "  indented\n\tcode()"):
         assert tokenizer(text).input_ids == ours.encode(text)
     messages = [{"role": "user", "content": QUESTION}]

@@ -25,11 +25,16 @@ def run(
 
     Example: octavo quickstart --once "What is the capital of France?"
     """
-    from octavo.quickstart import answer, prepare
+    from octavo.quickstart import answer, check_answer, prepare
 
+    model = None
     with progress_bar() as progress:
-        folder = prepare(from_, say, progress)
+        folder, parent = prepare(from_, say, progress)
+        if parent is not None:
+            model = check_answer(parent, folder, say, progress)
+    if model is None or device != "cpu" or dtype is not None:
+        model = load_model(str(folder), device, dtype)
     if once is None:
-        serve_model(str(folder), folder.name, host, port, 8192, device, dtype)
+        serve_model(*model, folder.name, host, port)
     else:
-        print(answer(*load_model(str(folder), device, dtype), once))
+        print(answer(*model, once))

@@ -1,11 +1,15 @@
 """octavo serve: an OpenAI-compatible server with a chat page."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from octavo.cli.terminal import Context, Device, Dtype, Model, load_model, say
+
+if TYPE_CHECKING:
+    from octavo.data.tokenizer import Tokenizer
+    from octavo.models.decoder import Decoder
 
 Host = Annotated[str, typer.Option(help="Address to listen on; only this machine's own, until there are keys.")]
 Port = Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535)]
@@ -24,12 +28,13 @@ def run(
 
     Example: octavo serve ./SmolLM2-8x135M-Instruct --port 8000
     """
-    serve_model(model, name or Path(model).name, host, port, context, device, dtype)
+    serve_model(*load_model(model, device, dtype), name or Path(model).name, host, port, context)
 
 
-def serve_model(model: str, name: str, host: str, port: int, context: int, device: str, dtype: str | None) -> None:
-    """Load and serve until interrupted; prints the chat page's address and a curl line once it listens."""
-    decoder, tokenizer = load_model(model, device, dtype)
+def serve_model(
+    decoder: "Decoder", tokenizer: "Tokenizer", name: str, host: str, port: int, context: int = 8192
+) -> None:
+    """Serve until interrupted; prints the chat page's address and a curl line once it listens."""
     from octavo.engine.generate import Generator
     from octavo.serve.server import run as run_server
 
