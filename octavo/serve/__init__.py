@@ -1,0 +1,1 @@
+"""The OpenAI-compatible server on this machine's own address, and its chat page."""

@@ -1,0 +1,69 @@
+"""Keeps other people's web pages away from a server that has no keys: it answers only callers of this machine.
+
+Listening on 127.0.0.1 is not enough. A web page can send a request to any address (so a foreign Origin is refused),
+and can make its own name point to 127.0.0.1 after it was loaded (so a Host that is not this machine is refused).
+"""
+
+import ipaddress
+import re
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from octavo.serve.protocol import ApiError
+
+SECURITY_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+_HOST = re.compile(r"(?P<name>[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
+
+
+class Guard:
+    """ASGI middleware: checks Host and Origin, adds the security headers to every answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse with 403 or pass on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            check_caller(scope["method"], Headers(scope=scope))
+        except ApiError as error:
+            await JSONResponse(error.body, error.status)(scope, receive, send_guarded)
+        else:
+            await self._app(scope, receive, send_guarded)
+
+
+def check_caller(method: str, headers: Headers) -> None:
+    """Raise ApiError 403 unless Host names this machine and, where a request may change something, Origin is ours."""
+    hosts = headers.getlist("host")
+    match = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
+    if match is None or not is_loopback(match["name"].strip("[]")):
+        raise ApiError(403, "this server answers only under localhost and 127.0.0.1", code="foreign_host")
+    origins = headers.getlist("origin")
+    ours = (f"http://{hosts[0]}".lower(), f"https://{hosts[0]}".lower())
+    if method not in ("GET", "HEAD") and any(origin.lower() not in ours for origin in origins):
+        raise ApiError(403, "this server does not answer web pages of other origins", code="foreign_origin")
+
+
+def is_loopback(name: str) -> bool:
+    """Whether a host name or address means this machine and nothing else."""
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name.lower() == "localhost"

@@ -1,0 +1,139 @@
+"""Requests that are wrong, and what is said about them."""
+
+import json
+from typing import Any
+
+import pytest
+
+from octavo.serve.protocol import ApiError, ChatRequest
+from tests.serve.serving import body
+
+UNSUPPORTED = {
+    "n": 2,
+    "tools": [{"type": "function", "function": {"name": "f"}}],
+    "tool_choice": "required",
+    "functions": [{"name": "f"}],
+    "response_format": {"type": "json_object"},
+    "logprobs": True,
+    "top_logprobs": 3,
+    "logit_bias": {"5": 1},
+    "presence_penalty": 0.5,
+    "frequency_penalty": -1,
+    "modalities": ["text", "audio"],
+    "audio": {"voice": "alloy"},
+    "web_search_options": {},
+    "min_p": 0.1,
+    "repetition_penalty": 1.1,
+    "function_call": {"name": "f"},
+    "chat_template": "{{ 1 }}",
+    "chat_template_kwargs": {"enable_thinking": True},
+}
+WRONG: list[tuple[str, Any]] = [
+    ("model", 5),
+    ("messages", "hello"),
+    ("messages", []),
+    ("messages[0]", ["hello"]),
+    ("messages[0].role", [{"content": "x"}]),
+    ("messages[0].role", [{"role": "tool", "content": "x"}]),
+    ("messages[0].content", [{"role": "user", "content": 5}]),
+    ("messages[0].content", [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]),
+    ("messages[1].content", [{"role": "user", "content": ""}, {"role": "user", "content": [{"type": "text"}]}]),
+    ("temperature", "0"),
+    ("temperature", -0.1),
+    ("temperature", 2.1),
+    ("temperature", True),
+    ("top_p", 0),
+    ("top_p", 1.01),
+    ("top_k", -2),
+    ("top_k", 1.5),
+    ("seed", 2**63),
+    ("seed", "1"),
+    ("max_tokens", 0),
+    ("max_tokens", "7"),
+    ("max_tokens", True),
+    ("max_completion_tokens", -1),
+    ("stop", 5),
+    ("stop", ["a"] * 9),
+    ("stop[0]", ""),
+    ("stop[1]", ["a", 5]),
+    ("stop[0]", "x" * 257),
+    ("stream", "yes"),
+    ("stream_options", True),
+    ("stream_options.include_usage", {"include_usage": 1}),
+]
+
+
+def refusal(content: Any) -> ApiError:
+    raw = content if isinstance(content, bytes) else json.dumps(content).encode()
+    with pytest.raises(ApiError) as refused:
+        ChatRequest.parse(raw)
+    error = refused.value.body["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert (refused.value.status, error["type"]) == (400, "invalid_request_error")
+    return refused.value
+
+
+def test_every_refused_field_is_tested() -> None:
+    assert set(UNSUPPORTED) == set(ChatRequest.only)
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_unsupported_fields_are_refused_by_name(name: str) -> None:
+    ChatRequest.parse(json.dumps(body(**{name: None})).encode())
+    refused = refusal(body(**{name: UNSUPPORTED[name]}))
+    assert refused.body["error"]["param"] == name
+    assert str(refused).startswith(f"{name} is ") and len(str(refused)) < 160
+
+
+@pytest.mark.parametrize(("place", "value"), WRONG)
+def test_wrong_values_are_refused_by_name(place: str, value: Any) -> None:
+    field = place.split("[")[0].split(".")[0]
+    refused = refusal(body(**{field: value}))
+    assert refused.body["error"]["param"] == place
+    assert str(refused).startswith(f"{place}: ")
+
+
+def test_tool_calls_of_an_earlier_turn_are_refused() -> None:
+    turn = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function"}]}
+    assert refusal(body(messages=[turn])).body["error"]["param"] == "tool_calls"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"{",
+        b"nonsense",
+        b"\xff\xfe",
+        b'{"model": "\\ud800"}',
+        b'{"temperature": NaN}',
+        b'{"temperature": Infinity}',
+        b"[" * 100_000,
+        b"null",
+        b"[]",
+        b"5",
+        b"{}",
+    ],
+)
+def test_bodies_that_are_no_request(raw: bytes) -> None:
+    refusal(raw)
+
+
+def test_overflowing_numbers() -> None:
+    refusal(b'{"model": "m", "messages": [{"role": "user"}], "temperature": 1e999}')
+    refusal(b'{"model": "m", "messages": [{"role": "user"}], "seed": ' + b"9" * 5000 + b"}")
+
+
+def test_limits_and_seeds() -> None:
+    def sampling(**fields: Any) -> Any:
+        return ChatRequest.parse(json.dumps(body(**fields)).encode()).sampling(99)
+
+    assert sampling().max_new_tokens == 99
+    assert sampling(max_tokens=5).max_new_tokens == 5
+    assert sampling(max_tokens=5, max_completion_tokens=6).max_new_tokens == 6
+    assert sampling(seed=7).seed == 7
+    assert sampling(seed=-1).seed == 2**64 - 1
+    assert sampling(stop="a").stop == ("a",)
+    assert sampling(stop=None).stop == ()
+    assert sampling(temperature=None).temperature == 1.0
+    assert sampling(temperature=2).temperature == 2.0
