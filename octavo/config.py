@@ -16,6 +16,7 @@ from octavo.errors import UsageError, UserError
 
 logger = logging.getLogger(__name__)
 
+MAX_LAYERS = 10_000  # far above any model; a damaged count must not fill the memory
 FAMILIES = ("llama", "mistral", "mixtral")
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "mixtral": "MixtralForCausalLM"}
 
@@ -31,6 +32,7 @@ _FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {
 # Fields that change the maths of a Llama-type model, with the only values under which they do not.
 _MUST_BE: dict[str, tuple[Any, ...]] = {
     "hidden_act": ("silu", "swish"),
+    "is_causal": (True, None),
     "attention_bias": (False, None),
     "mlp_bias": (False, None),
     "qkv_bias": (False, None),
@@ -166,7 +168,10 @@ class SamplingParams:
     ignore_eos: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.stop, str):
+            raise UsageError(f"stop is {self.stop!r}: it must be a sequence of strings")
         checks = (
+            ("seed", self.seed is None or self.seed >= 0, "it must be 0 or above"),
             ("max_new_tokens", self.max_new_tokens >= 1, "it must be at least 1"),
             ("temperature", 0.0 <= self.temperature <= 100.0, "it must be between 0 (greedy) and 100"),
             ("top_k", self.top_k >= 0, "it must be 0 (off) or above"),
@@ -197,10 +202,17 @@ def _from_hf(hf: Mapping[str, Any], where: str) -> ModelConfig:
     for name, allowed in _MUST_BE.items():
         if name in hf and hf[name] not in allowed:
             raise UserError(f"{name} is {hf[name]!r}, which octavo does not compute for {family} models")
+    kinds = set(map(str, hf.get("layer_types") or ()))
+    if len(kinds) > 1 or (kinds == {"full_attention"} and hf.get("sliding_window")):
+        raise UserError(
+            f"layer_types {sorted(kinds)} departs from sliding_window, which no {family} model of ours does"
+        )
     read = _Reader({**_FAMILY_DEFAULTS[family], **hf})
     heads, hidden = read.integer("num_attention_heads"), read.integer("hidden_size")
     head_dim = read.integer("head_dim", hidden // max(heads, 1))
     experts = family == "mixtral"
+    depth = read.integer("num_hidden_layers")
+    _require(0 < depth <= MAX_LAYERS, "num_hidden_layers", depth, f"it must be between 1 and {MAX_LAYERS}")
     return ModelConfig(
         family=family,
         vocab_size=read.integer("vocab_size"),
@@ -209,20 +221,20 @@ def _from_hf(hf: Mapping[str, Any], where: str) -> ModelConfig:
         num_heads=heads,
         num_kv_heads=read.integer("num_key_value_heads", heads),
         head_dim=head_dim,
-        layers=(LayerSpec(mlp="experts" if experts else "dense"),) * read.integer("num_hidden_layers"),
+        layers=(LayerSpec(mlp="experts" if experts else "dense"),) * depth,
         rope=_rope(read, head_dim),
         max_positions=read.integer("max_position_embeddings"),
         norm_eps=read.number("rms_norm_eps"),
         # transformers' Llama has no window whatever the file says
         sliding_window=None if family == "llama" else read.optional_integer("sliding_window"),
-        tie_embeddings=bool(hf.get("tie_word_embeddings", False)),
+        tie_embeddings=read.boolean("tie_word_embeddings", False),
         num_experts=read.integer("num_local_experts", read.integer("num_experts", 8)) if experts else 0,
         top_k=read.integer("num_experts_per_tok", 2) if experts else 0,
         router_aux_loss_coef=read.number("router_aux_loss_coef", 0.001),
         initializer_range=read.number("initializer_range", 0.02),
-        bos_token_id=read.optional_integer("bos_token_id"),
+        bos_token_id=read.token_id("bos_token_id"),
         eos_token_id=_eos(hf.get("eos_token_id")),
-        pad_token_id=read.optional_integer("pad_token_id"),
+        pad_token_id=read.token_id("pad_token_id"),
     )
 
 
@@ -294,35 +306,44 @@ def _family(hf: Mapping[str, Any], where: str) -> str:
 
 def _rope(read: "_Reader", head_dim: int) -> RopeConfig:
     """v4 keeps rope_theta and rope_scaling apart; v5 folds both into rope_parameters."""
-    parameters = read.values.get("rope_parameters") or {}
-    scaling = {**(read.values.get("rope_scaling") or {}), **parameters}
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    theta = scaling.get("rope_theta", read.values["rope_theta"])
+    older, newer = (_object(read.values.get(name), name) for name in ("rope_scaling", "rope_parameters"))
+    if older and newer and any(older.get(name, value) != value for name, value in newer.items()):
+        raise UserError("rope_scaling and rope_parameters contradict each other: keep one of them")
+    scaling = {**older, **newer}
+    kind = scaling.get("rope_type", "default")
+    numbers = _Reader({"rope_theta": read.values["rope_theta"], **scaling})
     if scaling.get("partial_rotary_factor", 1) != 1:
-        raise UserError(f"partial_rotary_factor is {scaling['partial_rotary_factor']!r}: not supported")
-    if not isinstance(theta, int | float) or theta <= 0:
-        raise UserError(f"rope_theta is {theta!r}: expected a number above 0")
+        raise UserError(f"partial_rotary_factor is {scaling['partial_rotary_factor']!r}: only 1 is supported")
     needed = {
         "default": (),
         "linear": ("factor",),
         "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
     }
-    if kind not in needed:
-        known = ", ".join(needed)
-        raise UserError(f"rope_scaling type {kind!r} is not supported (known: {known})")
-    for name in needed[kind]:
-        if not isinstance(scaling.get(name), int | float):
-            raise UserError(f"rope_scaling of type {kind!r} needs the number {name!r}")
-    kept = {"rope_type": kind, **{name: scaling[name] for name in needed[kind]}}
-    return RopeConfig(theta=float(theta), dim=head_dim, scaling=None if kind == "default" else kept)
+    if not isinstance(kind, str) or kind not in needed:
+        raise UserError(f"rope_scaling type {kind!r} is not supported (known: {', '.join(needed)})")
+    if kind == "llama3" and "original_max_position_embeddings" in read.values:
+        raise UserError("original_max_position_embeddings stands outside rope_scaling: move it inside")
+    kept = {"rope_type": kind, **{name: numbers.positive(name) for name in needed[kind]}}
+    return RopeConfig(theta=numbers.positive("rope_theta"), dim=head_dim, scaling=None if kind == "default" else kept)
+
+
+def _object(value: object, name: str) -> dict[str, Any]:
+    if value is not None and not isinstance(value, Mapping):
+        raise UserError(f"{name} is {value!r}: expected an object or null")
+    fields = dict(value or {})
+    if "type" in fields:  # its name before transformers 4.45
+        fields.setdefault("rope_type", fields.pop("type"))
+    return fields
 
 
 def _eos(value: object) -> int | tuple[int, ...] | None:
-    if isinstance(value, list) and all(isinstance(item, int) for item in value):
-        return tuple(value)
-    if value is None or isinstance(value, int):
-        return value
-    raise UserError(f"eos_token_id is {value!r}: expected an integer or a list of integers")
+    items: list[Any] = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(item, int) and not isinstance(item, bool) for item in items):
+        raise UserError(f"eos_token_id is {value!r}: expected an integer or a list of integers")
+    ids = tuple(int(item) for item in items if item >= 0)  # -1 is "none" in old Llama configs
+    if not ids:
+        return None
+    return ids if isinstance(value, list) else ids[0]
 
 
 _MISSING = object()
@@ -351,3 +372,19 @@ class _Reader:
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise UserError(f"{name} is {value!r}: expected a number")
         return float(value)
+
+    def positive(self, name: str) -> float:
+        if not 0 < self.number(name) < float("inf"):
+            raise UserError(f"{name} is {self.values[name]!r}: it must be a number above 0")
+        value: float = self.values[name]  # as written: transformers wants the integers among them back as integers
+        return value
+
+    def boolean(self, name: str, default: bool) -> bool:
+        value = self.values.get(name)
+        if value is not None and not isinstance(value, bool):
+            raise UserError(f"{name} is {value!r}: expected true or false")
+        return default if value is None else value
+
+    def token_id(self, name: str) -> int | None:
+        value = self.optional_integer(name)
+        return value if value is not None and value >= 0 else None

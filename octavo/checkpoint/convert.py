@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from octavo.checkpoint.card import model_card
 from octavo.checkpoint.checksums import check_sums
 from octavo.checkpoint.folder import FolderSource
+from octavo.checkpoint.load import load_tokenizer
 from octavo.checkpoint.names import tensor_table
 from octavo.checkpoint.proof import Proof, compare
 from octavo.checkpoint.source import Source
@@ -25,8 +27,14 @@ def convert(source: Source, out: Path, dtype: torch.dtype | None = None, progres
     """Write `source` as the new folder `out` in Hugging Face's per-expert layout; returns the proof of equality.
 
     dtype None keeps the source's storage type (fp32 for GGUF). Raises UsageError when `out` exists, UserError
-    when the source is damaged, the disk fills or the proof fails; `out` then does not exist.
+    when the source is damaged or has no tokenizer, the disk fills or the proof fails; `out` then does not exist.
     """
+    load_tokenizer(source)
+    return copy_model(source, out, dtype, progress)
+
+
+def copy_model(source: Source, out: Path, dtype: torch.dtype | None = None, progress: Progress = silent) -> Proof:
+    """`convert` for a source that need not have a tokenizer."""
     dtype = storage_dtype(source, dtype)
     planned = [
         PlannedTensor(name, entry.shape, partial(source.tensor, name))
@@ -56,8 +64,8 @@ def write_model(
     `prove` gets the finished folder and says whether it computes what it should; its figures go into octavo.json
     with `lineage`. Raises UserError when they are out of bounds.
     """
-    parent.check(progress)
     with staged_folder(out) as folder:
+        parent.check(progress)
         write_weights(folder, tensors, dtype, progress)
         name = str(dtype).removeprefix("torch.")
         files = {
@@ -67,7 +75,15 @@ def write_model(
         }
         for file_name, content in files.items():
             write_file(folder, file_name, content)
-        proof = prove(FolderSource(folder))
+        written = FolderSource(folder)
+        if written.config != config:
+            raise UserError(f"{parent.label}: its config cannot be written without a change; please report this")
+        proof = prove(written)
+        if not isfinite(proof.largest_logit) or not isfinite(proof.max_difference):
+            raise UserError(
+                f"{parent.label}: computes values that are not finite, here or stored as {name}; nothing was written. "
+                "Check its weights, or store it in a wider --dtype"
+            )
         if not proof.holds:
             raise UserError(
                 f"{parent.label}: the result does not compute what its parent does (largest difference "

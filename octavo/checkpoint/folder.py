@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,11 @@ def read_json(path: Path) -> Any:
     """The JSON in a file. Raises UserError naming the file when it is missing or damaged."""
     try:
         return json.loads(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path.parent}: {path.name} is missing; is this a model folder?") from None
-    except ValueError as error:
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check what it is and its permissions") from None
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: damaged JSON ({error}); download or convert it again") from None
 
 
@@ -46,12 +48,13 @@ class FolderSource:
         self.config: ModelConfig = from_hf(read_json(path / "config.json"), str(path / "config.json"))
         self._files = _tensor_files(path)
         self._places = self._locate()
+        self._check_tied_head()
 
     @cached_property
     def dtype(self) -> torch.dtype:
-        """Type of the embedding, which stands for the file's."""
-        name, _ = self._places["model.embed_tokens.weight"]
-        return DTYPES[self._files[name][2]]
+        """The narrowest type that holds every stored tensor exactly; files may mix bf16 matrices and fp32 norms."""
+        stored = {DTYPES[self._files[name][2]] for name, _ in self._places.values()}
+        return reduce(torch.promote_types, stored)
 
     @property
     def licence(self) -> str | None:
@@ -70,6 +73,9 @@ class FolderSource:
         """One canonical tensor, in the file's precision, with memory of its own."""
         stored, index = self._places[name]
         path = self._files[stored][0]
+        return self._read(path, stored, index)
+
+    def _read(self, path: Path, stored: str, index: Index = ()) -> Tensor:
         # opened anew each time: a mapping that stays open keeps every page it has touched resident
         try:
             with safe_open(path, framework="pt") as file:
@@ -79,7 +85,20 @@ class FolderSource:
 
     def side_files(self) -> Mapping[str, bytes]:
         """Tokenizer, chat template and licence files that are there, by file name."""
-        return {name: (self.path / name).read_bytes() for name in SIDE_FILES if (self.path / name).is_file()}
+        found = [self.path / name for name in SIDE_FILES if (self.path / name).is_file()]
+        try:
+            return {path.name: path.read_bytes() for path in found}
+        except OSError as error:
+            raise UserError(f"{error.filename}: cannot be read ({error.strerror}); check its permissions") from None
+
+    def _check_tied_head(self) -> None:
+        """A tied config beside a head of its own means one thing to some readers and another to others."""
+        head, embedding = "lm_head.weight", "model.embed_tokens.weight"
+        if self.config.tie_embeddings and head in self._files:
+            stored = self._read(self._files[head][0], head)
+            if not torch.equal(stored, self.tensor(embedding)):
+                raise UserError(f"{self.label}: config.json ties the embeddings, but {head} is stored and differs from "
+                                f"{embedding}: set tie_word_embeddings to false, or remove the head")  # fmt: skip
 
     def _locate(self) -> dict[str, tuple[str, Index]]:
         """Where each canonical tensor lies: stored name and part. Refuses missing, misshapen and left-over ones."""
@@ -118,11 +137,15 @@ def _part_shape(shape: tuple[int, ...], index: Index) -> tuple[int, ...] | None:
 def _tensor_files(folder: Path) -> dict[str, tuple[Path, tuple[int, ...], str]]:
     """Every stored tensor: its file, shape and dtype name. Headers only."""
     index_path = folder / "model.safetensors.index.json"
-    if index_path.exists():
+    weight_map: dict[str, str] = {}
+    # transformers' order; Mistral's own layout (consolidated*) holds the same weights a second time
+    if (folder / "model.safetensors").is_file():
+        shards = ["model.safetensors"]
+    elif index_path.exists():
         weight_map = _weight_map(index_path)
         shards = sorted(set(weight_map.values()))
     else:
-        weight_map, shards = None, [path.name for path in sorted(folder.glob("*.safetensors"))]
+        shards = sorted(p.name for p in folder.glob("*.safetensors") if not p.name.startswith("consolidated"))
     if not shards:
         pickled = [path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern)]
         if pickled:
@@ -139,7 +162,7 @@ def _tensor_files(folder: Path) -> dict[str, tuple[Path, tuple[int, ...], str]]:
             if dtype not in DTYPES:
                 raise UserError(f"{folder / shard}: {name} is stored as {dtype}; only {', '.join(DTYPES)} are read")
             tensors[name] = (folder / shard, shape, dtype)
-    absent = [name for name in weight_map or () if name not in tensors]
+    absent = [name for name in weight_map if name not in tensors]
     if absent:
         raise UserError(f"{index_path}: names {absent[0]}, which its shard does not hold; download it again")
     return tensors

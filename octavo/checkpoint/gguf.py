@@ -132,9 +132,15 @@ class GGUFFile:
         return torch.from_numpy(values).reshape(shape)
 
     def token_id(self, role: str) -> int | None:
-        """Id of the "bos", "eos", "unknown" or "padding" token, None when the file names none."""
+        """Id of a token by its role ("bos", "eos", "eot", "unknown", ...), None when the file names none."""
         key = f"tokenizer.ggml.{role}_token_id"
         return None if key not in self.fields else self._count(key, least=0)
+
+    def _end_tokens(self) -> int | list[int] | None:
+        """A chat model may end a turn (eot) or a message (eom) with other tokens than a text; all of them end it."""
+        ids = [self.token_id(role) for role in ("eos", "eot", "eom")]
+        distinct = list(dict.fromkeys(token for token in ids if token is not None))
+        return distinct[0] if len(distinct) == 1 else distinct or None
 
     def _release(self) -> None:
         """Drop the file's pages from this process, or a model's worth of them stays resident beside its tensors."""
@@ -170,7 +176,7 @@ class GGUFFile:
             "rope_scaling": self._rope_scaling(head_dim, theta),
             "tie_word_embeddings": "output.weight" not in self._tensors,
             "bos_token_id": self.token_id("bos"),
-            "eos_token_id": self.token_id("eos"),
+            "eos_token_id": self._end_tokens(),
             "pad_token_id": self.token_id("padding"),
             "torch_dtype": "float32",
         }

@@ -63,7 +63,7 @@ def fill(
     """Materialise a module built on the meta device with the source's tensors under `prefix`.
 
     The prefix is that of the module inside the decoder ("layers.3.", or "" for all of it). One tensor at a time is
-    held beside the module itself.
+    held beside the module itself. Tensors for parameters that the module does not have are left alone.
     """
     module.to(dtype)
     module.to_empty(device=device)
@@ -72,6 +72,8 @@ def fill(
     targets = dict(unfilled)
     for done, (name, entry) in enumerate(entries.items(), start=1):
         parameter = entry.parameter.removeprefix(prefix)
+        if parameter not in targets:
+            continue
         targets[parameter][entry.index or ...].copy_(source.tensor(name))
         unfilled.pop(parameter, None)
         progress("loading weights", done, len(entries))

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from octavo.checkpoint.convert import convert
+from octavo.checkpoint.convert import copy_model
 from octavo.checkpoint.names import tensor_table
 from octavo.checkpoint.proof import Proof
 from octavo.config import ModelConfig
@@ -27,7 +27,7 @@ def save(
     dtype None keeps the decoder's. Raises UsageError when `out` exists, UserError when the disk fills or no Hugging
     Face family can express the decoder; `out` then does not exist.
     """
-    return convert(DecoderSource(decoder, side_files or {}, licence), out, dtype, progress)
+    return copy_model(DecoderSource(decoder, side_files or {}, licence), out, dtype, progress)
 
 
 class DecoderSource:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from octavo.checkpoint.convert import display_name, storage_dtype, write_model
+from octavo.checkpoint.load import load_tokenizer
 from octavo.checkpoint.names import tensor_table
 from octavo.checkpoint.proof import PROOF_TOKENS, Proof, compare
 from octavo.checkpoint.source import Source
@@ -24,6 +25,7 @@ from octavo.progress import Progress, silent
 
 logger = logging.getLogger(__name__)
 
+MAX_EXPERTS = 4096  # some ten times the most in any model
 METHODS = ("copy",)
 ROUTER_INITS = ("normal", "orthogonal")
 ROUTER_STD = 0.02
@@ -45,24 +47,26 @@ class UpcycleOptions:
 
     def __post_init__(self) -> None:
         if self.experts < 1:
-            raise UsageError(f"--experts is {self.experts}: it must be at least 1")
+            raise UsageError(f"experts is {self.experts}: it must be at least 1")
         if not 1 <= self.top_k <= self.experts:
-            raise UsageError(
-                f"--top-k is {self.top_k}: it must be between 1 and the number of experts ({self.experts})"
-            )
+            raise UsageError(f"top-k is {self.top_k}: it must be between 1 and the number of experts ({self.experts})")
+        if not 0 <= self.seed < 2**31:
+            raise UsageError(f"seed is {self.seed}: it must be between 0 and {2**31 - 1}")
         if self.method not in METHODS:
-            raise UsageError(f"--method is {self.method!r}: choose one of {', '.join(METHODS)}")
+            raise UsageError(f"method is {self.method!r}: choose one of {', '.join(METHODS)}")
         if self.router_init not in ROUTER_INITS:
-            raise UsageError(f"--router-init is {self.router_init!r}: choose one of {', '.join(ROUTER_INITS)}")
+            raise UsageError(f"router-init is {self.router_init!r}: choose one of {', '.join(ROUTER_INITS)}")
 
 
 def upcycle(parent: Source, out: Path, options: UpcycleOptions, progress: Progress = silent) -> Proof:
     """Write the mixture to the new folder `out` and return the proof that it computes what its parent does.
 
-    Memory is a few tensors whatever the model's size. Raises UsageError for a parent that is a mixture already
-    or an `out` that exists, UserError when the disk fills or the proof fails; `out` then does not exist.
+    Memory is a few tensors whatever the model's size and the number of experts. Raises UsageError for a parent that
+    is a mixture already or an `out` that exists, UserError for a damaged parent or one without a tokenizer, when the
+    disk fills or the proof fails; `out` then does not exist.
     """
     config = mixture_config(parent.config, options, parent.label)
+    load_tokenizer(parent)
     if options.top_k == 1:
         logger.warning("top-k is 1: the one renormalised weight is always 1, so training gives the router no gradient "
                        "from the task; use --top-k 2 if you mean to train")  # fmt: skip
@@ -88,6 +92,8 @@ def upcycle(parent: Source, out: Path, options: UpcycleOptions, progress: Progre
 
 def mixture_config(parent: ModelConfig, options: UpcycleOptions, label: str) -> ModelConfig:
     """The child's config: the parent's with experts in every layer."""
+    if options.experts > MAX_EXPERTS:
+        raise UsageError(f"experts is {options.experts}: it must be at most {MAX_EXPERTS}")
     if parent.has_experts:
         raise UsageError(
             f"{label}: is a mixture of {parent.num_experts} experts already; upcycling needs a dense parent"

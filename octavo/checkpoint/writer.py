@@ -5,10 +5,12 @@ format: eight bytes of header length, a JSON header, the tensors' bytes end to e
 """
 
 import errno
+import fcntl
 import json
 import os
 import shutil
 import struct
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,17 +42,19 @@ class PlannedTensor:
 def staged_folder(out: Path) -> Iterator[Path]:
     """A temporary folder beside `out` that becomes `out` when the block ends well, and vanishes when it does not.
 
-    Raises UsageError when `out` exists, and UserError in place of a full disk.
+    Raises UsageError when `out` exists or appears meanwhile, and UserError in place of a full disk.
     """
-    if out.exists():
+    if os.path.lexists(out):
         raise UsageError(f"{out}: exists already; choose another name or remove it first")
+    prefix = f".{out.name}.partial-"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(out)
-        staging = out.parent / f".{out.name}.partial-{os.getpid()}"
-        staging.mkdir()
+        _remove_abandoned(out.parent, prefix)
+        staging = Path(tempfile.mkdtemp(prefix=prefix, dir=out.parent))
+        staging.chmod(0o777 & ~_umask())  # mkdtemp's is for its owner only
     except OSError as error:
         raise UserError(f"{out.parent}: cannot write here ({error.strerror}); choose another place") from None
+    lock = _locked(staging)
     try:
         yield staging
         os.rename(staging, out)
@@ -58,9 +62,13 @@ def staged_folder(out: Path) -> Iterator[Path]:
         if error.errno in _NO_SPACE:
             raise UserError(f"{out}: the disk is full or a size limit was hit ({error.strerror}); free space, or write "
                             "to another disk; nothing was left behind") from None  # fmt: skip
+        if os.path.lexists(out) and error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise UsageError(f"{out}: was made by someone else meanwhile; choose another name") from None
         raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
 
 
 def write_weights(
@@ -145,19 +153,30 @@ def _bytes(planned: PlannedTensor, dtype: torch.dtype) -> memoryview:
     return flat.view(torch.uint8).numpy().data
 
 
-def _remove_abandoned(out: Path) -> None:
-    """Temporary folders of earlier runs that were killed before they could tidy up."""
-    for path in out.parent.glob(f".{out.name}.partial-*"):
-        owner = path.name.rpartition("-")[2]
-        if owner.isdigit() and not _alive(int(owner)):
+def _remove_abandoned(parent: Path, prefix: str) -> None:
+    """Temporary folders of earlier runs that were killed before they could tidy up: those nobody has locked."""
+    for path in parent.glob(f"{prefix}*"):
+        lock = _locked(path)
+        if lock is not None:
             shutil.rmtree(path, ignore_errors=True)
+            os.close(lock)
 
 
-def _alive(pid: int) -> bool:
+def _locked(folder: Path) -> int | None:
+    """A descriptor that holds the folder's lock for as long as the process lives, None if another one does."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

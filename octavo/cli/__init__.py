@@ -5,7 +5,10 @@ Exit status: 0 success, 1 failure, 2 a usage error, 130 interrupted (typer sees 
 """
 
 import logging
+import signal
 import sys
+from types import FrameType
+from typing import NoReturn
 
 import typer
 
@@ -32,6 +35,8 @@ def options(debug: bool = typer.Option(False, "--debug", help="Show the tracebac
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line (default: sys.argv) and exit with its status."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, _leave)  # so that temporary folders are removed on the way out
     logging.basicConfig(format="octavo: %(message)s", level=logging.WARNING)
     try:
         app(arguments)
@@ -42,3 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
         hint = "" if known else f" ({type(error).__name__}; `octavo --debug …` shows where)"
         print(f"octavo: {' '.join(str(error).split())}{hint}", file=sys.stderr)
         sys.exit(error.exit_code if isinstance(error, UserError) else 1)
+
+
+def _leave(number: int, _: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)

@@ -26,15 +26,17 @@ def run(
     Example: octavo quickstart --once "What is the capital of France?"
     """
     from octavo.quickstart import answer, check_answer, prepare
+    from octavo.serve.server import listen
 
+    listener = None if once is not None else listen(host, port)
     model = None
     with progress_bar() as progress:
         folder, parent = prepare(from_, say, progress)
         if parent is not None:
-            model = check_answer(parent, folder, say, progress)
+            model = check_answer(parent, folder, from_, say, progress)
     if model is None or device != "cpu" or dtype is not None:
         model = load_model(str(folder), device, dtype)
-    if once is None:
-        serve_model(*model, folder.name, host, port)
-    else:
+    if listener is not None:
+        serve_model(*model, folder.name, listener)
+    elif once is not None:
         print(answer(*model, once))

@@ -8,6 +8,8 @@ import typer
 from octavo.cli.terminal import Context, Device, Dtype, Model, load_model, say
 
 if TYPE_CHECKING:
+    from socket import socket
+
     from octavo.data.tokenizer import Tokenizer
     from octavo.models.decoder import Decoder
 
@@ -28,12 +30,13 @@ def run(
 
     Example: octavo serve ./SmolLM2-8x135M-Instruct --port 8000
     """
-    serve_model(*load_model(model, device, dtype), name or Path(model).name, host, port, context)
+    from octavo.serve.server import listen
+
+    listener = listen(host, port)
+    serve_model(*load_model(model, device, dtype), name or Path(model).name, listener, context)
 
 
-def serve_model(
-    decoder: "Decoder", tokenizer: "Tokenizer", name: str, host: str, port: int, context: int = 8192
-) -> None:
+def serve_model(decoder: "Decoder", tokenizer: "Tokenizer", name: str, listener: "socket", context: int = 8192) -> None:
     """Serve until interrupted; prints the chat page's address and a curl line once it listens."""
     from octavo.engine.generate import Generator
     from octavo.serve.server import run as run_server
@@ -44,4 +47,4 @@ def serve_model(
         say(f"  chat page   {url}/")
         say(f"  try         curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'\n")
 
-    run_server(Generator.for_decoder(decoder, tokenizer, context), name, host, port, on_ready=announce)
+    run_server(Generator.for_decoder(decoder, tokenizer, context), name, listener, on_ready=announce)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from octavo.cli.terminal import Json, progress_bar, report
+from octavo.errors import UsageError
 
 
 def run(model: Annotated[Path, typer.Argument(help="A model folder with SHA256SUMS.")], as_json: Json = False) -> None:
@@ -16,6 +17,8 @@ def run(model: Annotated[Path, typer.Argument(help="A model folder with SHA256SU
     from octavo.checkpoint.checksums import check_sums
     from octavo.checkpoint.folder import FolderSource
 
+    if model.is_file():
+        raise UsageError(f"{model}: is a file; verify takes a model folder with SHA256SUMS")
     FolderSource(model)
     with progress_bar() as progress:
         files = check_sums(model, progress)

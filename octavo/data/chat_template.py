@@ -91,7 +91,7 @@ class ChatTemplate:
 
     def _ask(self, request: str) -> dict[str, str]:
         """One request to the worker, which is started when there is none and ended when it is late."""
-        if self._worker is None:
+        if self._worker is None or not self._worker.usable:
             self._worker = _Worker(self._limits)
         answer = self._worker.ask(request, self._limits.seconds)
         if not self._worker.usable:
@@ -128,6 +128,9 @@ class _Worker:
     def ask(self, request: str, seconds: float) -> dict[str, str] | None:
         """The worker's answer, or None if it died or was killed for being late."""
         assert self._process.stdin and self._process.stdout
+        self._gone = (
+            True  # until a whole answer was read: after Ctrl-C one may be left in the pipe for the next request
+        )
         timer = threading.Timer(seconds, self._kill)
         timer.start()
         try:

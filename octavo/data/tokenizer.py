@@ -281,9 +281,9 @@ def _template_source(files: Mapping[str, bytes], settings: Mapping[str, Any], la
 
 
 def _ids(value: Any, label: str, key: str) -> frozenset[int]:
-    """The token ids in a config's entry: none, one or a list of them."""
+    """The token ids in a config's entry: none, one or a list of them; old Llama configs write -1 for none."""
     ids = [] if value is None else value if isinstance(value, list) else [value]
-    if not all(type(index) is int and index >= 0 for index in ids):
+    if not all(type(index) is int for index in ids):
         name, where = key.removeprefix("generation_"), GENERATION_CONFIG if key.startswith("generation_") else CONFIG
         raise UserError(f"{label}: {name} in {where} is {value!r:.80}, neither a token id nor a list of them")
-    return frozenset(ids)
+    return frozenset(index for index in ids if index >= 0)

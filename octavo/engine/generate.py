@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
@@ -28,11 +29,11 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True)
 class Piece:
-    """One step of an answer. text may be empty while a character or a possible stop string is incomplete;
-    finish_reason is set on the last piece only. token_id is None on a last piece that only flushes text."""
+    """One step of an answer: its token, and the text that is certain now, which may be empty while a character or a
+    possible stop string is incomplete. finish_reason is set on the last piece only."""
 
     text: str
-    token_id: int | None
+    token_id: int
     finish_reason: FinishReason | None = None
 
 
@@ -76,15 +77,15 @@ class Generator:
         Raises UserError, before the first piece, for a prompt that is empty or does not fit the context.
         """
         ids = self.encode(prompt)
-        self.check_fits(len(ids), params)
+        self._check(ids, params)
         return self._run(ids, params, continues=isinstance(prompt, str))
 
     def complete(self, prompt: Prompt, params: SamplingParams) -> Completion:
         """The whole answer at once."""
         ids = self.encode(prompt)
-        self.check_fits(len(ids), params)
+        self._check(ids, params)
         pieces = list(self._run(ids, params, continues=isinstance(prompt, str)))
-        token_ids = tuple(piece.token_id for piece in pieces if piece.token_id is not None)
+        token_ids = tuple(piece.token_id for piece in pieces)
         reason = pieces[-1].finish_reason
         assert reason is not None
         return Completion("".join(piece.text for piece in pieces), token_ids, len(ids), reason)
@@ -98,6 +99,12 @@ class Generator:
                 f"{prompt_tokens} prompt tokens and up to {params.max_new_tokens} new ones do not fit the context of "
                 f"{self.context} tokens: shorten the prompt or ask for fewer new tokens"
             )
+
+    def _check(self, ids: list[int], params: SamplingParams) -> None:
+        self.check_fits(len(ids), params)
+        vocabulary = self.runner.config.vocab_size
+        if not 0 <= min(ids) <= max(ids) < vocabulary:
+            raise UserError(f"the prompt has token ids outside the model's vocabulary of {vocabulary}")
 
     def _run(self, ids: list[int], params: SamplingParams, continues: bool) -> Iterator[Piece]:
         # a completion goes on where its prompt ends; an answer in a chat begins anew, and SentencePiece tokenizers
@@ -121,15 +128,18 @@ class Generator:
                     yield Piece(rest, token, "stop" if ended or stopped else "length")
                     return
                 yield Piece(shown, token)
-                logits = self._step([token], position, pages)
+                logits = self._step([token], position, pages)[0]
 
     def _prefill(self, ids: list[int], pages: NDArray[np.int64]) -> NDArray[np.float32]:
         for start in range(0, len(ids), PREFILL_CHUNK):
-            logits = self._step(ids[start : start + PREFILL_CHUNK], start, pages)
-        return logits
+            last = start + PREFILL_CHUNK >= len(ids)
+            logits = self._step(ids[start : start + PREFILL_CHUNK], start, pages, want_logits=last)
+        return logits[0]
 
-    def _step(self, ids: list[int], position: int, pages: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Feed `ids` at `position` of one request; returns the logits after the last, fp32 [vocab]."""
+    def _step(
+        self, ids: list[int], position: int, pages: NDArray[np.int64], want_logits: bool = True
+    ) -> NDArray[np.float32]:
+        """Feed `ids` at `position` of one request; returns the logits after the last, fp32 [1 or 0, vocab]."""
         rows = len(ids)
         batch = StepBatch(
             ids=np.array(ids, np.int64),
@@ -137,14 +147,17 @@ class Generator:
             positions=np.arange(position, position + rows),
             page_table=pages[None],
             state_slots=np.array([-1]),
-            logit_rows=np.array([rows - 1]),
+            logit_rows=np.array([rows - 1] if want_logits else [], np.int64),
         )
         with self._stepping:
-            return self.runner.step(batch).logits[0]
+            return self.runner.step(batch).logits
 
     @contextmanager
     def _pages(self, tokens: int) -> Iterator[NDArray[np.int64]]:
-        """Pages for `tokens` tokens; waits until other requests have freed enough."""
+        """Pages for `tokens` tokens; waits until other requests have freed enough, in no particular order.
+
+        Trap: a thread that holds an unfinished stream and starts another request can wait for itself.
+        """
         count = -(-tokens // PAGE_TOKENS)
         with self._pages_freed:
             self._pages_freed.wait_for(lambda: len(self._free) >= count)
@@ -161,10 +174,13 @@ def encode_prompt(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
     """Token ids of raw text, of chat messages through the template, or as given."""
     if isinstance(prompt, str):
         return tokenizer.encode(prompt)
-    ids = [item for item in prompt if isinstance(item, int)]
+    ids = [int(item) for item in prompt if isinstance(item, Integral)]
+    messages = [item for item in prompt if isinstance(item, Mapping)]
     if len(ids) == len(prompt):
         return ids
-    return tokenizer.encode_chat([item for item in prompt if not isinstance(item, int)])
+    if len(messages) < len(prompt):
+        raise UserError("a prompt must be text, a list of messages with role and content, or a list of token ids")
+    return tokenizer.encode_chat(messages)
 
 
 def generate(model: Decoder, tokenizer: Tokenizer, prompt: Prompt, **params: Any) -> str:

@@ -15,7 +15,7 @@ class Sampler:
 
     def choose(self, logits: NDArray[np.float32]) -> int:
         """logits: fp32 [vocab]. Ties go to the lowest id. Raises ValueError when no logit is finite."""
-        if not np.isfinite(logits).any() or np.isnan(logits).any():
+        if not np.isfinite(logits.max()):  # NaN and +inf, and the case that nothing is allowed
             raise ValueError("the model returned logits that are not numbers")
         if self._params.temperature == 0.0:
             return int(logits.argmax())
@@ -32,11 +32,13 @@ def candidates(logits: NDArray[np.float32], params: SamplingParams) -> tuple[NDA
     Temperature first, then the `top_k` largest (0: all), then the smallest set whose probability reaches `top_p`
     (Holtzman et al. 2020), renormalised. logits: fp32 [vocab]; temperature above 0.
     """
-    scaled = logits.astype(np.float64) / params.temperature
+    # the largest goes first, so that a tiny temperature sends the others to -inf and never makes inf - inf
+    with np.errstate(over="ignore"):
+        scaled = (logits.astype(np.float64) - logits.max()) / params.temperature
     order = np.argsort(-scaled, kind="stable")
     if params.top_k:
         order = order[: params.top_k]
-    weights = np.exp(scaled[order] - scaled[order[0]])
+    weights = np.exp(scaled[order])
     probabilities = weights / weights.sum()
     if params.top_p < 1.0:
         kept = int(np.searchsorted(probabilities.cumsum(), params.top_p, side="left")) + 1

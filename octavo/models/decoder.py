@@ -47,7 +47,7 @@ class PreNormBlock(nn.Module):
 class Decoder(nn.Module):
     """Token ids to hidden states and logits, on one device.
 
-    Parameters are uninitialised until `initialise` or a checkpoint fills them. The batch is flat: sequences
+    Its parameters mean nothing until `initialise` or a checkpoint fills them. The batch is flat: sequences
     laid end to end, described by a `Packing`.
     """
 

@@ -27,7 +27,8 @@ class Packing:
         cached = [0] * len(lengths) if cached is None else cached
         positions = [torch.arange(start, start + n) for start, n in zip(cached, lengths, strict=True)]
         totals = tuple(start + n for start, n in zip(cached, lengths, strict=True))
-        return cls(tuple(lengths), totals, torch.cat(positions).to(device))
+        flat = torch.cat(positions) if positions else torch.zeros(0, dtype=torch.int64)
+        return cls(tuple(lengths), totals, flat.to(device))
 
     @classmethod
     def from_cu_seqlens(cls, cu_seqlens: Tensor) -> "Packing":

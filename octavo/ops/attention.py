@@ -46,7 +46,9 @@ def packed_attention(
     Sequences of one length go through a single batched call, others one by one: no work is spent on
     masked-out pairs of different documents.
     """
-    if len(set(query_lengths)) <= 1 and len(set(key_lengths)) <= 1:
+    if not q.shape[0]:
+        return torch.zeros_like(q)
+    if len(set(query_lengths)) == 1 and len(set(key_lengths)) == 1:
         batch = len(query_lengths)
         q, k, v = (x.unflatten(0, (batch, -1)).transpose(1, 2) for x in (q, k, v))
         return _causal(q, k, v, window).transpose(1, 2).flatten(0, 1)
@@ -63,6 +65,8 @@ def _one_sequence(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor
 def _causal(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
     """q: [B, Hq, Tq, D]; k, v: [B, Hk, Tk, D]; queries are the last Tq of Tk positions."""
     q_len, k_len = q.shape[2], k.shape[2]
+    if q_len == 0:
+        return q
     if window is not None and window >= k_len:
         window = None
     if window is None and q_len == 1:

@@ -72,7 +72,7 @@ def grouped_linear_loop(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
 def _grouped_mm_allowed(x: Tensor, weight: Tensor) -> bool:
     """torch 2.13: no fp64, rows must start on 16-byte borders (also on CPU), on CUDA only bf16 from SM80 on."""
     aligned = all(width * x.element_size() % 16 == 0 for width in weight.shape[1:])
-    if x.dtype != weight.dtype or not aligned or x.shape[0] == 0:
+    if x.dtype != weight.dtype or not aligned or x.shape[0] == 0 or not (x.is_contiguous() and weight.is_contiguous()):
         return False
     if x.device.type == "cuda":
         return x.dtype == torch.bfloat16 and torch.cuda.get_device_capability(x.device) >= (8, 0)

@@ -42,7 +42,7 @@ async def whole(job: Job, reply: Reply) -> Json:
     while reason is None:
         piece = await job.next()
         assert piece is not None
-        text, tokens, reason = text + piece.text, tokens + (piece.token_id is not None), piece.finish_reason
+        text, tokens, reason = text + piece.text, tokens + 1, piece.finish_reason
     return reply.whole(text, reason, usage(job.prompt_tokens, tokens))
 
 
@@ -54,7 +54,7 @@ async def events(job: Job, reply: Reply, with_usage: bool, keep_alive: float) ->
         while reason is None:
             piece = await job.next(silent_since + keep_alive - time.monotonic())
             if piece is not None:
-                tokens, reason = tokens + (piece.token_id is not None), piece.finish_reason
+                tokens, reason = tokens + 1, piece.finish_reason
             if piece is not None and piece.text:
                 yield _event(reply.chunk({"content": piece.text}))
             elif time.monotonic() - silent_since >= keep_alive:

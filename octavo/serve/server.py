@@ -73,21 +73,19 @@ def create_app(generator: Generator, model_name: str, keep_alive: float = KEEP_A
 def run(
     generator: Generator,
     model_name: str,
-    host: str = "127.0.0.1",
-    port: int = 8000,
+    listener: socket.socket,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
-    """Serve until interrupted. `on_ready` gets the page's address as soon as it answers; port 0 takes a free one.
-
-    Raises UsageError for a host that others could reach, UserError for a port that cannot be had.
-    """
-    listener = listen(host, port)
+    """Serve on a socket of `listen` until interrupted. `on_ready` gets the page's address as soon as it answers."""
     with listener, contextlib.suppress(KeyboardInterrupt):
         Server(create_app(generator, model_name), listener, on_ready).run()
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket on a loopback address; raises as `run` does."""
+    """A listening socket on a loopback address; port 0 takes a free one. Called before a model is loaded for long.
+
+    Raises UsageError for a host that others could reach, UserError for a port that cannot be had.
+    """
     if not is_loopback(host):
         raise UsageError(f"--host {host}: only this machine's own addresses will do, accounts come later")
     if not 0 <= port < 2**16:

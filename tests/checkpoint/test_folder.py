@@ -4,20 +4,26 @@ import hashlib
 import json
 import logging
 import os
+import shutil
+import signal
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from octavo.checkpoint import convert as convert_module
 from octavo.checkpoint.checksums import CHECKSUMS, check_sums
+from octavo.checkpoint.convert import convert
 from octavo.checkpoint.folder import FolderSource
-from octavo.checkpoint.load import load_decoder
+from octavo.checkpoint.load import load, load_decoder
 from octavo.checkpoint.names import tensor_table
 from octavo.checkpoint.save import DecoderSource, save
 from octavo.checkpoint.source import open_source
-from octavo.checkpoint.writer import PlannedTensor, staged_folder, write_weights
+from octavo.checkpoint.writer import PlannedTensor, staged_folder, write_file, write_weights
 from octavo.config import LayerSpec, RopeConfig, from_hf, to_hf
 from octavo.errors import UsageError, UserError
 from octavo.models import Decoder
@@ -64,7 +70,7 @@ def test_saved_in_shards_and_loaded_again_every_bit_is_the_same(family, tied, tm
     tensors = [PlannedTensor(n, e.shape, lambda n=n: source.tensor(n)) for n, e in tensor_table(decoder.config).items()]
     (tmp_path / "model").mkdir()
     write_weights(tmp_path / "model", tensors, torch.float32, max_shard_bytes=20_000)
-    (tmp_path / "model/config.json").write_text(json.dumps(to_hf(decoder.config)))
+    write_file(tmp_path / "model", "config.json", json.dumps(to_hf(decoder.config)).encode())
     shards = sorted((tmp_path / "model").glob("*.safetensors"))
     assert len(shards) > 5
     stored = {name: tensor for shard in shards for name, tensor in load_file(shard).items()}
@@ -76,7 +82,7 @@ def test_saved_in_shards_and_loaded_again_every_bit_is_the_same(family, tied, tm
     assert loaded.config == decoder.config
     for name, parameter in decoder.named_parameters():
         assert torch.equal(loaded.get_parameter(name), parameter), name
-    assert check_sums(tmp_path / "model") == len(shards) + 1
+    assert check_sums(tmp_path / "model") == len(shards) + 2
 
 
 def test_dtypes_on_the_way_in_and_out(tmp_path) -> None:
@@ -152,7 +158,8 @@ def test_missing_field(folder, field) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("hidden_size", "48"), ("hidden_size", -1), ("num_hidden_layers", 0), ("num_hidden_layers", 2.5),
+    [("tie_word_embeddings", "false"), ("num_hidden_layers", 10**9), ("rope_theta", True), ("rope_theta", float("nan")),
+     ("hidden_size", "48"), ("hidden_size", -1), ("num_hidden_layers", 0), ("num_hidden_layers", 2.5),
      ("num_key_value_heads", 4), ("num_experts_per_tok", 6), ("num_experts_per_tok", 0), ("rms_norm_eps", "x"),
      ("rms_norm_eps", 0), ("rope_theta", 0), ("rope_theta", "big"), ("head_dim", 15), ("sliding_window", -3),
      ("eos_token_id", "</s>"), ("num_local_experts", True)],
@@ -182,7 +189,8 @@ def test_auto_map_of_a_known_type_is_ignored_with_a_notice(folder, caplog) -> No
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("rope_scaling", {"rope_type": "yarn", "factor": 4.0}), ("rope_scaling", {"type": "dynamic", "factor": 2.0}),
+    [("rope_scaling", "linear"), ("rope_scaling", {"type": ["a"]}), ("is_causal", False),
+     ("rope_scaling", {"rope_type": "yarn", "factor": 4.0}), ("rope_scaling", {"type": "dynamic", "factor": 2.0}),
      ("rope_scaling", {"rope_type": "linear"}), ("rope_parameters", {"rope_type": "longrope"}),
      ("rope_parameters", {"rope_type": "default", "partial_rotary_factor": 0.5}), ("attention_bias", True),
      ("mlp_bias", True), ("hidden_act", "gelu"), ("quantization_config", {"quant_method": "gptq"}),
@@ -190,8 +198,82 @@ def test_auto_map_of_a_known_type_is_ignored_with_a_notice(folder, caplog) -> No
 )  # fmt: skip
 def test_maths_we_do_not_compute(folder, field, value) -> None:
     edit_config(folder, **{field: value})
-    word = {"rope_parameters": "r", "rope_scaling": "rope_scaling"}.get(field, field)
+    told = {
+        "partial": "partial_rotary_factor is 0.5",
+        "{'rope_type': 'linear'}": "factor",
+        "longrope": "type 'longrope'",
+    }
+    words = [word for key, word in told.items() if key in str(value)] or [field]
+    refused(folder, "config.json", *words)
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"rope_scaling": {"rope_type": "linear", "factor": 0}}, "factor is 0"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": -2.0}}, "factor is -2.0"),
+        (
+            {
+                "rope_scaling": {"type": "linear", "factor": 2.0},
+                "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+            },
+            "contradict",
+        ),
+        (
+            {
+                "original_max_position_embeddings": 64,
+                "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                                 "original_max_position_embeddings": 128},
+            },
+            "outside rope_scaling",
+        ),
+        ({"layer_types": ["sliding_attention", "full_attention"]}, "layer_types"),
+        ({"layer_types": ["full_attention"] * 2, "sliding_window": 4}, "layer_types"),
+    ],
+)  # fmt: skip
+def test_fields_that_contradict_each_other(folder, changes, word) -> None:
+    edit_config(folder, **changes)
     refused(folder, "config.json", word)
+
+
+def test_minus_one_stands_for_no_token(folder, tmp_path) -> None:
+    edit_config(folder, pad_token_id=-1, bos_token_id=-1, eos_token_id=[2, -1])
+    (folder / "generation_config.json").write_text('{"pad_token_id": -1, "eos_token_id": 2}')
+    (folder / CHECKSUMS).unlink()
+    source = FolderSource(folder)
+    assert (source.config.pad_token_id, source.config.bos_token_id, source.config.eos_token_id) == (None, None, (2,))
+    convert(source, tmp_path / "out")
+    assert load(tmp_path / "out")[1].eos_ids == {2}
+
+
+def test_a_tied_config_with_a_head_of_its_own(tmp_path) -> None:
+    write_tiny_model(tmp_path / "model", "llama", tie_embeddings=True)
+    tensors = load_file(tmp_path / "model" / SHARD)
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] + 1
+    (tmp_path / "model/model.safetensors.index.json").unlink()
+    save_file(tensors, tmp_path / "model" / SHARD)
+    refused(tmp_path / "model", "lm_head.weight", "tie_word_embeddings")
+
+
+def test_which_of_several_weight_files_counts(folder) -> None:
+    """transformers' order: model.safetensors, then the index; Mistral's consolidated copy is not looked at."""
+    whole = load_file(folder / SHARD)
+    save_file({"tok_embeddings.weight": torch.ones(1)}, folder / "consolidated.safetensors")
+    (folder / "model.safetensors.index.json").rename(folder / "index.json")
+    FolderSource(folder)
+    (folder / "index.json").rename(folder / "model.safetensors.index.json")
+    changed = {name: tensor + 1 for name, tensor in whole.items()}
+    save_file(changed, folder / "model.safetensors")
+    assert torch.equal(FolderSource(folder).tensor("model.norm.weight"), whole["model.norm.weight"] + 1)
+
+
+def test_mixed_dtypes_are_stored_in_the_widest(folder, tmp_path) -> None:
+    tensors = {n: t.bfloat16() if t.ndim == 2 else t + 0.001 for n, t in load_file(folder / SHARD).items()}
+    save_file(tensors, folder / SHARD)
+    (folder / CHECKSUMS).unlink()
+    source = FolderSource(folder)
+    assert source.dtype == torch.float32
+    assert convert(source, tmp_path / "out").max_difference == 0.0
 
 
 def test_shapes_that_disagree(folder) -> None:
@@ -220,12 +302,10 @@ def test_damaged_header(folder) -> None:
         refused(folder, SHARD, "truncated or damaged")
     data[20] ^= 0xFF
     (folder / SHARD).write_bytes(data)
-    refused(folder, "model")
+    refused(folder, SHARD)
 
 
 def test_flipped_data_bytes_are_found_by_the_checksums(folder, tmp_path) -> None:
-    from octavo.checkpoint.convert import convert
-
     data = bytearray((folder / SHARD).read_bytes())
     data[-5] ^= 0x10
     (folder / SHARD).write_bytes(data)
@@ -241,18 +321,45 @@ def test_checksums_missing_damaged_or_short_of_a_file(folder) -> None:
     (folder / "octavo.json").unlink()
     with pytest.raises(UserError, match=r"octavo\.json.*is missing"):
         check_sums(folder)
-    (folder / CHECKSUMS).write_text("nonsense\n")
-    with pytest.raises(UserError, match="damaged"):
-        check_sums(folder)
+    for text in ("nonsense\n", "", "\xff\xfe"):
+        (folder / CHECKSUMS).write_text(text)
+        with pytest.raises(UserError, match="damaged or empty"):
+            check_sums(folder)
     (folder / CHECKSUMS).unlink()
     with pytest.raises(UserError, match="nothing to check"):
         check_sums(folder)
 
 
-def test_checksums_are_what_sha256sum_reads(folder) -> None:
-    import shutil
-    import subprocess
+def test_checksums_that_leave_out_a_weight_file(folder) -> None:
+    lines = (folder / CHECKSUMS).read_text().splitlines(keepends=True)
+    (folder / CHECKSUMS).write_text("".join(line for line in lines if SHARD not in line))
+    with pytest.raises(UserError, match=f"{SHARD}: is not listed"):
+        check_sums(folder)
+    (folder / CHECKSUMS).write_text("".join(lines))
+    (folder / "notes.txt").write_text("files no model reads may be added")
+    assert check_sums(folder) == len(lines)
 
+
+def test_what_was_written_is_read_back_and_checked(tmp_path, monkeypatch) -> None:
+    """A disk that loses a bit between writing and reading."""
+    written = DecoderSource(Decoder(tiny_config()).initialise(), {})
+    original = convert_module.compare
+
+    def flip(*arguments, **options):
+        proof = original(*arguments, **options)
+        shard = next(tmp_path.glob(f".out.partial-*/{SHARD}"))
+        data = bytearray(shard.read_bytes())
+        data[-1] ^= 1
+        shard.write_bytes(data)
+        return proof
+
+    monkeypatch.setattr(convert_module, "compare", flip)
+    with pytest.raises(UserError, match="SHA-256"):
+        convert_module.copy_model(written, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_checksums_are_what_sha256sum_reads(folder) -> None:
     if shutil.which("sha256sum") is None:
         pytest.skip("no sha256sum here")
     done = subprocess.run(["sha256sum", "-c", CHECKSUMS], cwd=folder, capture_output=True, text=True)
@@ -311,12 +418,35 @@ def test_nothing_stays_of_an_interrupted_write(tmp_path, error) -> None:
 
 
 def test_what_a_killed_run_left_is_cleared_and_a_living_one_is_not(tmp_path) -> None:
-    dead, living = tmp_path / ".out.partial-99999999", tmp_path / f".out.partial-{os.getppid()}"
-    dead.mkdir()
-    living.mkdir()
-    with staged_folder(tmp_path / "out"):
-        pass
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([living.name, "out"])
+    (tmp_path / ".out.partial-dead").mkdir()
+    with staged_folder(tmp_path / "out") as first:
+        assert [path.name for path in tmp_path.iterdir()] == [first.name]
+        with pytest.raises(UsageError, match="made by someone else meanwhile"):
+            with staged_folder(tmp_path / "out") as second:
+                (second / "x").write_text("second")
+                assert first.exists() and second != first
+                (tmp_path / "out").mkdir()
+                (tmp_path / "out/x").write_text("a third was faster")
+        (tmp_path / "out/x").unlink()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o777 & ~os.umask(os.umask(0o022))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_signals_leave_nothing_behind(tmp_path, number) -> None:
+    write_tiny_model(tmp_path / "parent", "llama")
+    code = (
+        "import os, sys\n"
+        "from octavo.checkpoint import writer\n"
+        "from octavo.cli import main\n"
+        "original = writer._bytes\n"
+        f"def late(planned, dtype): os.kill(os.getpid(), {int(number)}); return original(planned, dtype)\n"
+        "writer._bytes = late\n"
+        f"main(['upcycle', {str(tmp_path / 'parent')!r}, {str(tmp_path / 'out')!r}])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 128 + number
+    assert [path.name for path in tmp_path.iterdir()] == ["parent"]
 
 
 def test_a_full_disk_is_said_before_writing(tmp_path, monkeypatch) -> None:
@@ -330,9 +460,6 @@ def test_a_full_disk_is_said_before_writing(tmp_path, monkeypatch) -> None:
 @pytest.mark.parametrize("limit", [100, 10_000, 200_000])
 def test_a_disk_that_fills_leaves_nothing(tmp_path, limit) -> None:
     """A file-size limit stands in for the full disk, at three places: config, first and last bytes of the weights."""
-    import subprocess
-    import sys
-
     write_tiny_model(tmp_path / "parent", "llama")
     before = digests(tmp_path / "parent")
     code = (

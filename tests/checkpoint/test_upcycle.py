@@ -2,15 +2,18 @@
 
 import json
 import logging
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
 
 from octavo.checkpoint.checksums import check_sums
+from octavo.checkpoint.convert import convert
 from octavo.checkpoint.folder import FolderSource
 from octavo.checkpoint.load import load_decoder
-from octavo.checkpoint.proof import Proof, compare
+from octavo.checkpoint.proof import MAX_DIFFERENCE, RMS_DIFFERENCE, USUAL_LOGIT, Proof, compare
+from octavo.checkpoint.save import DecoderSource, save
 from octavo.checkpoint.upcycle import UpcycleOptions, upcycle
 from octavo.errors import UsageError, UserError
 from octavo.models import Decoder
@@ -111,8 +114,6 @@ def test_a_child_that_computes_something_else_is_not_written(tmp_path, monkeypat
 
 def test_the_proof_sees_a_single_changed_layer_and_nan(tmp_path) -> None:
     decoder = Decoder(tiny_config("llama")).initialise()
-    from octavo.checkpoint.save import DecoderSource
-
     reference = DecoderSource(decoder, {})
     assert compare(reference, reference).max_difference == 0
     for value, holds in ((1e-6, True), (0.05, False), (float("nan"), False)):
@@ -121,6 +122,56 @@ def test_the_proof_sees_a_single_changed_layer_and_nan(tmp_path) -> None:
             other.layers[1].mlp.down_proj.weight[0, 0] += value
         assert compare(reference, DecoderSource(other, {})).holds is holds
     assert not Proof(1, 0, float("nan"), 0.0, 1.0).holds
+
+
+def test_the_bounds_are_those_that_were_promised() -> None:
+    assert (MAX_DIFFERENCE, RMS_DIFFERENCE, USUAL_LOGIT) == (1e-3, 5e-5, 35.0)
+    assert Proof(512, 0, 0.9e-3, 4.9e-5, 20.0).holds
+    assert not Proof(512, 0, 1.1e-3, 4.9e-5, 20.0).holds and not Proof(512, 0, 0.9e-3, 5.1e-5, 35.0).holds
+    assert Proof(512, 0, 1.9e-3, 9.9e-5, 70.0).holds and not Proof(512, 0, 2.1e-3, 9.9e-5, 70.0).holds
+
+
+def test_weights_that_are_not_numbers_are_named_as_such(tmp_path) -> None:
+    decoder = Decoder(tiny_config("llama")).initialise()
+    with torch.no_grad():
+        decoder.layers[0].mlp.up_proj.weight[0, 0] = float("nan")
+    with pytest.raises(UserError, match="not finite"):
+        save(decoder, tmp_path / "out")
+    with pytest.raises(UserError, match="not finite"):
+        save(Decoder(tiny_config("llama", initializer_range=1e5)).initialise(), tmp_path / "out", dtype=torch.float16)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_parent_without_a_tokenizer_or_with_a_damaged_one_is_refused(tmp_path) -> None:
+    source = parent(tmp_path)
+    for content in (b"{}", b"nonsense", None):
+        (tmp_path / "parent/tokenizer.json").unlink()
+        if content is not None:
+            (tmp_path / "parent/tokenizer.json").write_bytes(content)
+        with pytest.raises(UserError, match=r"tokenizer\.json"):
+            upcycle(source, tmp_path / "out", UpcycleOptions())
+        with pytest.raises(UserError, match=r"tokenizer\.json"):
+            convert(source, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["parent"]
+
+
+def test_the_proof_reads_one_expert_at_a_time(tmp_path) -> None:
+    """And leaves out those that no token chose."""
+    upcycle(parent(tmp_path), tmp_path / "child", UpcycleOptions(experts=64, top_k=1))
+    child = FolderSource(tmp_path / "child")
+    alive: list[weakref.ref] = []
+    most = 0
+
+    def tensor(name: str, original=child.tensor) -> torch.Tensor:
+        nonlocal most
+        value = original(name)
+        alive.append(weakref.ref(value))
+        most = max(most, sum(ref() is not None for ref in alive))
+        return value
+
+    child.tensor = tensor
+    assert compare(FolderSource(tmp_path / "parent"), child).holds
+    assert most <= 6  # an expert's three, and the three of the one before until they are replaced
 
 
 def test_a_mixture_is_not_upcycled_again(tmp_path) -> None:
@@ -133,11 +184,13 @@ def test_a_mixture_is_not_upcycled_again(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"top_k": 9}, "--top-k is 9: it must be between 1 and the number of experts"),
-        ({"top_k": 0}, "--top-k is 0"),
-        ({"experts": 0}, "--experts is 0"),
-        ({"method": "magic"}, "--method is 'magic'"),
-        ({"router_init": "zero"}, "--router-init is 'zero'"),
+        ({"top_k": 9}, "top-k is 9: it must be between 1 and the number of experts"),
+        ({"top_k": 0}, "top-k is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 10**20}, "seed is 1"),
+        ({"experts": 0}, "experts is 0"),
+        ({"method": "magic"}, "method is 'magic'"),
+        ({"router_init": "zero"}, "router-init is 'zero'"),
     ],
 )
 def test_impossible_options(options, message) -> None:
@@ -157,8 +210,6 @@ def test_one_expert_per_token_warns_that_the_router_cannot_learn(tmp_path, caplo
 
 def test_memory_is_a_few_tensors_whatever_the_depth(tmp_path) -> None:
     """No more than a handful of parent tensors are ever alive, at 2 layers or at 12."""
-    import weakref
-
     most = {}
     for depth in (2, 12):
         config = tiny_config("llama")

@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from octavo.cli import main
+from octavo.engine.generate import Generator
 from octavo.errors import UserError
 from tests.tiny import write_tiny_model
 
@@ -15,6 +17,7 @@ def models(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     write_tiny_model(folder / "mixture", "mixtral")
     write_tiny_model(folder / "dense", "llama", seed=1)
+    write_tiny_model(folder / "windowed", "mistral", seed=1)
     return folder
 
 
@@ -77,6 +80,45 @@ def test_figures_as_json(models, capsys, tmp_path) -> None:
     assert json.loads(out) == {"model": str(tmp_path / "b"), "files": 8}
 
 
+def test_options_of_upcycle_reach_it(models, capsys, tmp_path) -> None:
+    options = ("--dtype", "bfloat16", "--seed", 7, "--router-init", "orthogonal", "--experts", 3, "--top-k", 3)
+    octavo(capsys, "upcycle", models / "windowed", tmp_path / "a", "--drop-window", *options)
+    record = json.loads((tmp_path / "a/octavo.json").read_text())
+    asked = {"dtype": "bfloat16", "seed": 7, "router_init": "orthogonal", "experts": 3, "top_k": 3, "drop_window": True}
+    assert record | asked == record
+    config = json.loads((tmp_path / "a/config.json").read_text())
+    assert (config["sliding_window"], config["torch_dtype"]) == (None, "bfloat16")
+    octavo(capsys, "convert", models / "dense", tmp_path / "b", "--dtype", "bfloat16")
+    assert json.loads((tmp_path / "b/config.json").read_text())["torch_dtype"] == "bfloat16"
+
+
+def test_options_of_generate_reach_it(models, capsys, monkeypatch) -> None:
+    whole = octavo(capsys, "generate", models / "mixture", "The capital", "--max-new-tokens", 12)[1]
+    cut = octavo(capsys, "generate", models / "mixture", "The capital", "--max-new-tokens", 12, "--stop", whole[3:6])[1]
+    assert cut == whole[: whole.index(whole[3:6])] + "\n"
+    asked = []
+
+    def load(model, device, dtype, progress):
+        asked.append((device, dtype))
+        raise UserError("seen")
+
+    monkeypatch.setattr("octavo.checkpoint.load.load", load)
+    refused(octavo(capsys, "generate", "x", "hi", "--device", "meta", "--dtype", "bfloat16"), 1, "seen")
+    refused(octavo(capsys, "serve", "x", "--device", "meta", "--port", 0), 1, "seen")
+    assert asked == [("meta", torch.bfloat16), ("meta", None)]
+
+
+def test_a_system_prompt_reaches_the_chat(models, capsys, monkeypatch) -> None:
+    seen = []
+    original = Generator.stream
+    monkeypatch.setattr(Generator, "stream", lambda self, m, p: seen.append(list(m)) or original(self, m, p))
+    lines = iter(["hello", "/new", "again", "/exit"])
+    monkeypatch.setattr("builtins.input", lambda _: next(lines))
+    octavo(capsys, "chat", models / "mixture", "--max-new-tokens", 3, "--system", "Be brief.")
+    assert [m[0] for m in seen] == [{"role": "system", "content": "Be brief."}] * 2
+    assert [len(m) for m in seen] == [2, 2]
+
+
 def test_chat_answers_streams_and_leaves(models, capsys, monkeypatch) -> None:
     lines = iter(["hello", "/new", "x" * 3000, "again", "/exit"])
     monkeypatch.setattr("builtins.input", lambda _: next(lines))
@@ -89,8 +131,8 @@ def test_chat_answers_streams_and_leaves(models, capsys, monkeypatch) -> None:
     ("arguments", "status", "words"),
     [
         (("upcycle", "{}/mixture", "{}/x"), 2, ("mixture of 5 experts already",)),
-        (("upcycle", "{}/dense", "{}/x", "--top-k", "9"), 2, ("--top-k is 9", "number of experts (8)")),
-        (("upcycle", "{}/dense", "{}/x", "--method", "magic"), 2, ("--method", "copy")),
+        (("upcycle", "{}/dense", "{}/x", "--top-k", "9"), 2, ("top-k is 9", "number of experts (8)")),
+        (("upcycle", "{}/dense", "{}/x", "--method", "magic"), 2, ("method", "copy")),
         (("upcycle", "{}/dense", "{}/x", "--dtype", "int3"), 2, ("--dtype", "bfloat16")),
         (("upcycle", "{}/absent", "{}/x"), 1, ("absent", "no such folder")),
         (("convert", "{}/dense", "{}/mixture"), 2, ("exists already",)),
@@ -99,6 +141,8 @@ def test_chat_answers_streams_and_leaves(models, capsys, monkeypatch) -> None:
         (("generate", "{}/mixture", "hi", "--max-new-tokens", "600"), 1, ("do not fit the context of 512",)),
         (("generate", "{}/mixture", "hi", "--temperature", "-1"), 2, ("temperature is -1",)),
         (("generate", "{}/mixture", "hi", "--device", "warp"), 2, ("--device is 'warp'",)),
+        (("generate", "{}/mixture", "hi", "--seed", "-1"), 2, ("seed is -1",)),
+        (("verify", "{}/dense/config.json"), 2, ("is a file",)),
         (("verify", "{}/absent"), 1, ("config.json is missing",)),
         (("serve", "{}/mixture", "--host", "0.0.0.0"), 2, ("0.0.0.0",)),
         (("quickstart", "--from", "{}/absent"), 1, ("absent",)),

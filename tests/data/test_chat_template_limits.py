@@ -119,6 +119,23 @@ def test_a_worker_that_is_killed_is_replaced():
     assert template.render(USER) == "Hi"
 
 
+def test_an_interrupted_rendering_does_not_answer_the_next_one(monkeypatch):
+    template = ChatTemplate("{{ messages[0].content }}")
+    template.render(USER)
+    pipe = template._worker._process.stdout
+
+    class Interrupted:
+        def readline(self):
+            raise KeyboardInterrupt
+
+    template._worker._process.stdout = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        template.render([{"role": "user", "content": "first"}])
+    template._worker._process.stdout = pipe
+    for text in ("second", "third"):
+        assert template.render([{"role": "user", "content": text}]) == text
+
+
 def test_ctrl_c_does_not_reach_the_worker():
     template = ChatTemplate("x")
     template.render(USER)

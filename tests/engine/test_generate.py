@@ -15,6 +15,7 @@ from octavo.engine.runner import StepBatch, StepResult
 from octavo.engine.torch_runner import TorchRunner
 from octavo.errors import UserError
 from octavo.models import Decoder
+from tests.compare import assert_rms
 from tests.tiny import tiny_config, tiny_tokenizer_files
 
 PROMPT = "def f(x):\n    return"
@@ -130,6 +131,25 @@ def test_what_cannot_fit_is_refused_at_once(decoder, tokenizer, prompt, new, mes
             ask(prompt, greedy(max_new_tokens=new))
 
 
+def test_prompts_that_are_neither_text_nor_chat_nor_ids(generator) -> None:
+    assert generator.encode(np.array([3, 4])) == [3, 4]
+    for prompt in ([{"role": "user", "content": "x"}, 5], [1.5], [[1, 2]]):
+        with pytest.raises(UserError, match="text, a list of messages"):
+            generator.encode(prompt)
+    for ids in ([331], [-1], [3, 10**9]):
+        with pytest.raises(UserError, match="outside the model's vocabulary of 331"):
+            generator.complete(ids, greedy())
+
+
+def test_only_the_end_of_a_prompt_pays_for_logits(generator, monkeypatch) -> None:
+    monkeypatch.setattr(module, "PREFILL_CHUNK", 5)
+    wanted = []
+    step = generator.runner.step
+    monkeypatch.setattr(generator.runner, "step", lambda b: wanted.append(len(b.logit_rows)) or step(b))
+    generator.complete(list(range(3, 20)), greedy(max_new_tokens=2))
+    assert wanted == [0, 0, 0, 1, 1]
+
+
 def test_python_api_takes_text_and_messages(decoder, tokenizer) -> None:
     text = octavo.generate(decoder, tokenizer, "The", max_new_tokens=5)
     messages = [{"role": "user", "content": "The"}]
@@ -163,3 +183,7 @@ def test_bf16_runs_and_stays_near(tokenizer) -> None:
     half = Decoder(tiny_config("mixtral")).initialise(4).to(torch.bfloat16).eval()
     done = Generator.for_decoder(half, tokenizer, 64).complete(PROMPT, greedy(max_new_tokens=4))
     assert len(done.token_ids) == 4
+    ids = torch.arange(20) * 7
+    wide = Decoder(tiny_config("mixtral", initializer_range=0.1)).initialise(4)
+    narrow = Decoder(tiny_config("mixtral", initializer_range=0.1)).initialise(4).to(torch.bfloat16)
+    assert_rms(narrow.logits(narrow(ids).hidden), wide.logits(wide(ids).hidden), 0.05)

@@ -43,6 +43,12 @@ def test_candidates(changes, kept) -> None:
     assert np.allclose(probabilities, weights / weights.sum(), rtol=1e-12)
 
 
+@pytest.mark.parametrize("temperature", [1e-310, 1e-30, 1e-6])
+def test_a_tiny_temperature_is_greedy(temperature) -> None:
+    sampler = Sampler(SamplingParams(temperature=temperature, seed=0, top_p=0.5))
+    assert {sampler.choose(LOGITS[[0, 1, 2, 3]]) for _ in range(5)} == {3}
+
+
 def test_same_seed_same_tokens_other_seed_others() -> None:
     def draw(seed):
         sampler = Sampler(SamplingParams(temperature=1.0, seed=seed))
@@ -55,13 +61,15 @@ def test_logits_that_are_not_numbers_are_an_error_not_a_token() -> None:
     for bad in (np.array([1.0, np.nan]), np.array([-np.inf, -np.inf])):
         with pytest.raises(ValueError, match="not numbers"):
             Sampler(SamplingParams()).choose(bad.astype(np.float32))
+    with pytest.raises(ValueError, match="not numbers"):
+        Sampler(SamplingParams()).choose(np.array([1.0, np.inf], np.float32))
     masked = np.array([-np.inf, 1.0, -np.inf], np.float32)
     assert Sampler(SamplingParams(temperature=1.0, seed=0)).choose(masked) == 1
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"temperature": -0.1}, {"temperature": float("nan")}, {"top_p": 0.0}, {"top_p": 1.1}, {"top_k": -1},
+    [{"seed": -1}, {"temperature": -0.1}, {"temperature": float("nan")}, {"top_p": 0.0}, {"top_p": 1.1}, {"top_k": -1},
      {"max_new_tokens": 0}, {"stop": ("",)}],
 )  # fmt: skip
 def test_impossible_parameters_are_refused(changes) -> None:

@@ -34,7 +34,7 @@ def test_packed_documents_equal_separate_forwards(family, lengths) -> None:
         -1
     ).sum().backward()
     for name, parameter in decoder.named_parameters():
-        assert_rms(gradients[name], parameter.grad), name
+        assert_rms(gradients[name], parameter.grad, what=name)
 
 
 def test_every_gradient_equals_the_reference_mixture(monkeypatch) -> None:
@@ -54,7 +54,7 @@ def test_every_gradient_equals_the_reference_mixture(monkeypatch) -> None:
     (out**2).sum().backward()
     (expected**2).sum().backward()
     for (name, mine), theirs in zip(fast.named_parameters(), plain.parameters(), strict=True):
-        assert_rms(mine.grad, theirs.grad, 5e-5), name
+        assert_rms(mine.grad, theirs.grad, 5e-5, name)
 
 
 @pytest.mark.parametrize("rows", [1, 9])

@@ -35,7 +35,7 @@ def test_output_and_gradients_equal_the_definition(queries, keys, window) -> Non
     (expected * weights).sum().backward()
     for name, mine, theirs in zip("qkv", fast, plain, strict=True):
         if theirs.grad.count_nonzero() and theirs.grad.norm() > 1e-9:  # one visible key: q and k have no gradient
-            assert_rms(mine.grad, theirs.grad), name
+            assert_rms(mine.grad, theirs.grad, what=name)
         else:
             assert mine.grad.norm() < 1e-5
 
@@ -45,6 +45,15 @@ def test_query_blocks_join_without_a_seam(window, monkeypatch) -> None:
     monkeypatch.setattr(attention, "QUERY_BLOCK", 3)
     q, k, v = inputs((10,), (14,))
     assert_rms(packed_attention(q, k, v, (10,), (14,), window), attention_reference(q, k, v, (10,), (14,), window))
+
+
+def test_sequences_without_new_rows_and_empty_batches() -> None:
+    q, k, v = inputs((3, 0, 2), (5, 4, 2))
+    for window in (None, 2):
+        expected = attention_reference(q, k, v, (3, 0, 2), (5, 4, 2), window)
+        assert_rms(packed_attention(q, k, v, (3, 0, 2), (5, 4, 2), window), expected)
+    nothing = torch.zeros(0, 6, 8)
+    assert packed_attention(nothing, nothing, nothing, (), ()).shape == (0, 6, 8)
 
 
 def test_a_window_keeps_memory_linear(monkeypatch) -> None:

@@ -69,6 +69,23 @@ def test_the_fast_path_is_taken_where_torch_allows_it(monkeypatch) -> None:
     assert taken == ["loop", "loop"]
 
 
+def test_rows_that_are_not_contiguous() -> None:
+    wide, weight, counts = random(13, 17)[:, :16], random(3, 8, 16), torch.tensor([5, 0, 8])
+    assert_rms(grouped_linear(wide, weight, counts), grouped_linear_loop(wide, weight, counts))
+
+
+def test_bf16_products_and_gradients_are_near_those_of_fp32() -> None:
+    fast = [x.detach().bfloat16().requires_grad_() for x in (random(20, 16), random(4, 8, 16, seed=1))]
+    wide = [x.detach().float().requires_grad_() for x in fast]
+    counts = torch.tensor([6, 0, 13, 1])
+    out, expected = grouped_linear(*fast, counts), grouped_linear_loop(*wide, counts)
+    assert_rms(out, expected, 5e-3)
+    (out**2).sum().backward()
+    (expected**2).sum().backward()
+    for mine, theirs in zip(fast, wide, strict=True):
+        assert_rms(mine.grad, theirs.grad, 2e-2)
+
+
 def test_router_weights_are_the_softmax_over_the_chosen() -> None:
     logits = random(50, 8)
     weights, chosen = route(logits, 2)

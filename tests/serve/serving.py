@@ -38,7 +38,10 @@ class Puppet(Generator):
         super().__init__(SimpleNamespace(num_pages=pages, config=config), SimpleNamespace())  # type: ignore[arg-type]
         self._pieces, self._prompt_tokens = pieces, prompt_tokens
         self._steps = threading.Semaphore(0)
+        self.may_encode = threading.Event()
+        self.may_encode.set()
         self.under_way = self.most_under_way = 0
+        self.encoding = False
         self.seen: list[SamplingParams] = []
 
     def step(self, count: int = 1) -> None:
@@ -46,6 +49,8 @@ class Puppet(Generator):
         self._steps.release(count)
 
     def encode(self, prompt: Prompt) -> list[int]:
+        self.encoding = True
+        assert self.may_encode.wait(20)
         return [0] * self._prompt_tokens
 
     def stream(self, prompt: Prompt, params: SamplingParams) -> Iterator[Piece]:

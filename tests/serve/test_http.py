@@ -183,14 +183,14 @@ def test_addresses() -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "example.com"])
 def test_only_loopback_is_served(generator: Generator, host: str) -> None:
     with pytest.raises(UsageError, match="--host"):
-        run(generator, MODEL, host=host)
+        listen(host, 0)
 
 
 def test_a_port_that_is_taken(generator: Generator) -> None:
     with listen("127.0.0.1", 0) as taken, pytest.raises(UserError, match="--port"):
-        run(generator, MODEL, port=taken.getsockname()[1])
+        listen("127.0.0.1", taken.getsockname()[1])
     with pytest.raises(UsageError, match="--port"):
-        run(generator, MODEL, port=65536)
+        listen("127.0.0.1", 65536)
 
 
 def test_page_files_have_no_inline_code() -> None:

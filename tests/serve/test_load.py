@@ -132,10 +132,14 @@ def test_health_answers_during_a_generation(url: str, generator: Generator) -> N
     assert sorted(seconds)[5] < 0.1, seconds
 
 
-def test_health_answers_while_a_step_blocks() -> None:
+def test_health_answers_while_a_step_or_a_prompt_blocks() -> None:
     generator = Puppet(*says("late"))
+    generator.may_encode.clear()
     with ThreadPoolExecutor() as pool, serving(generator) as url:
         answer = pool.submit(httpx.post, url + CHAT, json=body(), timeout=30)
+        wait_until(lambda: generator.encoding)
+        assert httpx.get(url + "/health", timeout=2).status_code == 200
+        generator.may_encode.set()
         wait_until(lambda: generator.under_way == 1)
         assert httpx.get(url + "/health", timeout=2).status_code == 200
         generator.step(2)
@@ -160,7 +164,7 @@ def test_overload_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_silence_is_filled_with_comments() -> None:
-    generator = Puppet(*says("", "late"))
+    generator = Puppet(*says("late"))
     with (
         serving(generator, keep_alive=0.1) as url,
         httpx.stream("POST", url + CHAT, json=body(stream=True)) as response,
@@ -168,11 +172,24 @@ def test_silence_is_filled_with_comments() -> None:
         lines = iter(line for line in response.iter_lines() if line)
         assert "assistant" in next(lines)
         assert [next(lines) for _ in range(3)] == [": keep-alive"] * 3
-        generator.step()  # a step without text is silence too
-        assert next(lines) == ": keep-alive"
         generator.step(2)
         rest = [line for line in lines if line != ": keep-alive"]
     assert '"late"' in rest[0] and rest[-1] == "data: [DONE]"
+
+
+def test_steps_without_text_are_silence_too() -> None:
+    generator = Puppet(*says(*[""] * 20, "late"))
+
+    def step_slowly() -> None:
+        for _ in range(22):
+            generator.step()
+            time.sleep(0.05)
+
+    with serving(generator, keep_alive=0.3) as url:
+        threading.Thread(target=step_slowly).start()
+        with httpx.stream("POST", url + CHAT, json=body(stream=True)) as response:
+            lines = [line for line in response.iter_lines() if line]
+    assert ": keep-alive" in lines and '"late"' in lines[-3]
 
 
 def test_no_comments_while_there_is_text(url: str) -> None:
@@ -200,8 +217,8 @@ def test_stopping_the_server_ends_its_answers(caplog: pytest.LogCaptureFixture) 
 RUN = """
 import sys
 from tests.serve.serving import Puppet, says
-from octavo.serve.server import run
-run(Puppet(*says("x")), "m", port=0, on_ready=lambda url: print(url, flush=True))
+from octavo.serve.server import listen, run
+run(Puppet(*says("x")), "m", listen("127.0.0.1", 0), on_ready=lambda url: print(url, flush=True))
 print("ended")
 """
 

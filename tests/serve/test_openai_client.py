@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from octavo.config import SamplingParams
-from octavo.engine.generate import Generator, Piece
+from octavo.engine.generate import Generator
 from tests.serve.serving import CONTEXT, MODEL, Puppet, says, serving
 
 QUESTION: Any = [{"role": "user", "content": "What is the capital of France?"}]
@@ -121,11 +121,14 @@ def test_default_length_fits_the_context(client: openai.OpenAI, generator: Gener
 
 
 def test_end_token_counts() -> None:
-    generator = Puppet(Piece("", None), *says("Par", "is"))  # a piece without a token is none
+    generator = Puppet(*says("Par", "is"))
     generator.step(10)
     with serving(generator) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="none") as client:
         answer = ask(client)
+        generator.step(10)
+        *_, counts = ask(client, stream=True, stream_options={"include_usage": True})
     assert answer.choices[0].message.content == "Paris"
+    assert counts.usage == answer.usage
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (5, 3)
     assert answer.choices[0].finish_reason == "stop"
     assert generator.seen[0].temperature == 1.0 and generator.seen[0].max_new_tokens == 512  # OpenAI's default; ours
