@@ -144,7 +144,10 @@ class Tokenizer:
 
 
 class TokenStream:
-    """Decodes ids one at a time; the pieces joined are what `Tokenizer.decode` makes of all of them.
+    """Decodes ids one at a time; for well-formed text the pieces joined are what `Tokenizer.decode` makes of all ids.
+
+    (A broken run of SentencePiece byte tokens turns whole characters before it into U+FFFD in `decode`; here those
+    characters were given out already.)
 
     Only the last few ids are decoded each time, together with some whose text has been given out already: what a
     token becomes can depend on its neighbours (SentencePiece drops the space before the first word). Half a character

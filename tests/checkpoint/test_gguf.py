@@ -185,6 +185,7 @@ def test_k_quants(tmp_path: Path, kind: Kind) -> None:
         ({"llama.rope.scaling.type": "none", "llama.rope.scaling.factor": 4.0}, {"rope_scaling": None}),
         ({"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 2.5},
          {"rope_scaling": {"rope_type": "linear", "factor": 2.5}}),
+        ({"tokenizer.ggml.eot_token_id": 5, "tokenizer.ggml.eom_token_id": 2}, {"eos_token_id": [2, 5]}),
         ({"llama.rope.scale_linear": 4.0}, {"rope_scaling": {"rope_type": "linear", "factor": 4.0}}),
     ],
 )  # fmt: skip

@@ -62,7 +62,7 @@ class Puppet(Generator):
         self.most_under_way = max(self.under_way, self.most_under_way)
         try:
             for piece in self._pieces:
-                self._steps.acquire()
+                assert self._steps.acquire(timeout=20), "nobody called step"  # else a failure would hang
                 if isinstance(piece, Exception):
                     raise piece
                 yield piece
