@@ -1,7 +1,7 @@
 """Generate text through a runner: one request at a time, or several taking turns step by step."""
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Integral
@@ -71,20 +71,23 @@ class Generator:
         """Token ids of a prompt of any form."""
         return encode_prompt(self.tokenizer, prompt)
 
-    def stream(self, prompt: Prompt, params: SamplingParams) -> Iterator[Piece]:
+    def stream(
+        self, prompt: Prompt, params: SamplingParams, cancelled: Callable[[], bool] = lambda: False
+    ) -> Iterator[Piece]:
         """Yield the answer piece by piece; closing the iterator ends the request and frees its memory.
 
+        `cancelled` is asked between the steps of a long prompt, which nobody can close: if it says so, nothing comes.
         Raises UserError, before the first piece, for a prompt that is empty or does not fit the context.
         """
         ids = self.encode(prompt)
         self._check(ids, params)
-        return self._run(ids, params, continues=isinstance(prompt, str))
+        return self._run(ids, params, isinstance(prompt, str), cancelled)
 
     def complete(self, prompt: Prompt, params: SamplingParams) -> Completion:
         """The whole answer at once."""
         ids = self.encode(prompt)
         self._check(ids, params)
-        pieces = list(self._run(ids, params, continues=isinstance(prompt, str)))
+        pieces = list(self._run(ids, params, isinstance(prompt, str), lambda: False))
         token_ids = tuple(piece.token_id for piece in pieces)
         reason = pieces[-1].finish_reason
         assert reason is not None
@@ -106,14 +109,19 @@ class Generator:
         if not 0 <= min(ids) <= max(ids) < vocabulary:
             raise UserError(f"the prompt has token ids outside the model's vocabulary of {vocabulary}")
 
-    def _run(self, ids: list[int], params: SamplingParams, continues: bool) -> Iterator[Piece]:
+    def _run(
+        self, ids: list[int], params: SamplingParams, continues: bool, cancelled: Callable[[], bool]
+    ) -> Iterator[Piece]:
         # a completion goes on where its prompt ends; an answer in a chat begins anew, and SentencePiece tokenizers
         # drop the space before a first word
         sampler, text = Sampler(params), self.tokenizer.stream(context=ids if continues else ())
         stops = StopStrings(params.stop)
         eos = frozenset() if params.ignore_eos else self.tokenizer.eos_ids
         with self._pages(len(ids) + params.max_new_tokens) as pages:
-            logits = self._prefill(ids, pages)
+            prefilled = self._prefill(ids, pages, cancelled)
+            if prefilled is None:
+                return
+            logits = prefilled
             for position in range(len(ids), len(ids) + params.max_new_tokens):
                 token = sampler.choose(logits)
                 ended = token in eos
@@ -130,8 +138,13 @@ class Generator:
                 yield Piece(shown, token)
                 logits = self._step([token], position, pages)[0]
 
-    def _prefill(self, ids: list[int], pages: NDArray[np.int64]) -> NDArray[np.float32]:
+    def _prefill(
+        self, ids: list[int], pages: NDArray[np.int64], cancelled: Callable[[], bool]
+    ) -> NDArray[np.float32] | None:
+        """Logits after the prompt, fp32 [vocab]; None if cancelled on the way."""
         for start in range(0, len(ids), PREFILL_CHUNK):
+            if cancelled():
+                return None
             last = start + PREFILL_CHUNK >= len(ids)
             logits = self._step(ids[start : start + PREFILL_CHUNK], start, pages, want_logits=last)
         return logits[0]

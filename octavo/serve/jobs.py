@@ -128,7 +128,7 @@ class Job:
 
     def _work(self) -> None:
         try:
-            pieces = self._workers.generator.stream(self._prompt, self._params)
+            pieces = self._workers.generator.stream(self._prompt, self._params, self._cancelled.is_set)
             try:
                 for piece in pieces:
                     if self._cancelled.is_set():

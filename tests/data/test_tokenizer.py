@@ -213,7 +213,7 @@ def test_missing(tmp_path):
         ("tokenizer_config.json", "[" * 100_000, "tokenizer_config.json is damaged"),
         ("config.json", "[]", "config.json holds no JSON object"),
         ("config.json", '{"eos_token_id": "</s>"}', "eos_token_id in config.json is '</s>'"),
-        ("generation_config.json", '{"eos_token_id": [2, -1]}', r"eos_token_id in generation_config.json is \[2, -1\]"),
+        ("generation_config.json", '{"eos_token_id": [2, 0.5]}', r"eos_token_id in generation_config.json is \[2,"),
         ("generation_config.json", '{"bos_token_id": true}', "bos_token_id in generation_config.json is True"),
         ("tokenizer_config.json", '{"chat_template": {"a": 1}}', "chat_template in tokenizer_config.json is neither"),
         ("chat_template.jinja", os.fsdecode(b"\xff"), "chat_template.jinja is not UTF-8"),

@@ -102,6 +102,15 @@ def test_pages_come_back_after_an_end_an_abandoned_stream_and_a_failure(generato
     assert len(generator._free) == everything
 
 
+def test_a_long_prompt_can_be_cancelled_between_its_steps(generator, monkeypatch) -> None:
+    monkeypatch.setattr(module, "PREFILL_CHUNK", 5)
+    steps = []
+    step = generator.runner.step
+    monkeypatch.setattr(generator.runner, "step", lambda b: steps.append(len(b.ids)) or step(b))
+    assert list(generator.stream(list(range(3, 43)), greedy(), cancelled=lambda: len(steps) == 3)) == []
+    assert steps == [5, 5, 5] and len(generator._free) == generator.runner.num_pages
+
+
 def test_threads_take_turns_and_get_the_answers_they_get_alone(decoder, tokenizer) -> None:
     """More requests than memory: some wait for pages, none is disturbed by another's keys and values."""
     generator = Generator.for_decoder(decoder, tokenizer, 128)

@@ -53,7 +53,9 @@ class Puppet(Generator):
         assert self.may_encode.wait(20)
         return [0] * self._prompt_tokens
 
-    def stream(self, prompt: Prompt, params: SamplingParams) -> Iterator[Piece]:
+    def stream(
+        self, prompt: Prompt, params: SamplingParams, cancelled: Callable[[], bool] = lambda: False
+    ) -> Iterator[Piece]:
         self.seen.append(params)
         return self._out()
 
