@@ -1,7 +1,6 @@
 """What `octavo quickstart` runs: fetch the default parent, upcycle it, check that it answers as its parent."""
 
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,6 +40,7 @@ def prepare(parent: str | None, say: Callable[[str], None], progress: Progress =
     if folder.exists():
         say(f"found {folder}, which was not compared with its parent yet")
     else:
+        _note(folder).unlink(missing_ok=True)  # of a child that was removed since
         proof = upcycle(source, folder, UpcycleOptions(experts=EXPERTS, top_k=TOP_K), progress)
         say(f"wrote {folder}: {EXPERTS} experts, {TOP_K} per token. {proof.summary()}")
     return folder, source
@@ -52,14 +52,16 @@ def check_answer(
     """Ask parent and child the same question, both in fp32 on the CPU; returns the child, loaded.
 
     `identity` is what the user called the parent; it is noted beside the folder when the answers agree. Raises
-    UserError when they differ; the child's folder is then removed.
+    UserError when they differ; the folder stays, for it may be somebody else's, and is compared again next time.
     """
     expected = answer(load_decoder(parent), load_tokenizer(parent), QUESTION, max_new_tokens=24)
     model, tokenizer = load(child, progress=progress)
     given = answer(model, tokenizer, QUESTION, max_new_tokens=24)
     if given != expected:
-        shutil.rmtree(child)
-        raise UserError(f"{child}: answered {given!r} where its parent answers {expected!r}; please report this")
+        raise UserError(
+            f"{child}: answered {given!r} where {parent.label} answers {expected!r}; remove the folder if it should be "
+            "its child, and please report this"
+        )
     _note(child).write_text(_identity(identity))
     say(f"asked the dense parent and the mixture: both say {given!r}")
     return model, tokenizer
