@@ -38,26 +38,34 @@ def tensor_table(config: ModelConfig) -> dict[str, TensorEntry]:
 
 def _layer_entries(config: ModelConfig, layer: int) -> Iterator[tuple[str, TensorEntry]]:
     theirs, ours = f"model.layers.{layer}.", f"layers.{layer}."
-    hidden = config.hidden_size
-    query, key = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    plain = (
-        ("input_layernorm.weight", "attention_norm.weight", (hidden,)),
-        ("self_attn.q_proj.weight", "attention.q_proj.weight", (query, hidden)),
-        ("self_attn.k_proj.weight", "attention.k_proj.weight", (key, hidden)),
-        ("self_attn.v_proj.weight", "attention.v_proj.weight", (key, hidden)),
-        ("self_attn.o_proj.weight", "attention.o_proj.weight", (hidden, query)),
-        ("post_attention_layernorm.weight", "mlp_norm.weight", (hidden,)),
-    )
-    for their_name, our_name, shape in plain:
-        yield theirs + their_name, TensorEntry(shape, ours + our_name)
-    feed_forward = _dense_entries if config.layers[layer].mlp == "dense" else _expert_entries
+    spec, hidden = config.layers[layer], config.hidden_size
+    yield f"{theirs}input_layernorm.weight", TensorEntry((hidden,), f"{ours}attention_norm.weight")
+    shapes = _softmax_shapes(config) if spec.attention == "softmax" else _lightning_shapes(config)
+    for name, shape in shapes.items():
+        yield f"{theirs}self_attn.{name}.weight", TensorEntry(shape, f"{ours}attention.{name}.weight")
+    yield f"{theirs}post_attention_layernorm.weight", TensorEntry((hidden,), f"{ours}mlp_norm.weight")
+    feed_forward = _dense_entries if spec.mlp == "dense" else _expert_entries
     yield from feed_forward(config, theirs, ours)
 
 
+def _softmax_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    hidden, query, key = config.hidden_size, config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    return {"q_proj": (query, hidden), "k_proj": (key, hidden), "v_proj": (key, hidden), "o_proj": (hidden, query)}
+
+
+def _lightning_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    hidden, inner = config.hidden_size, config.num_heads * config.head_dim
+    return {"qkv_proj": (3 * inner, hidden), "output_gate": (inner, hidden), "out_proj": (hidden, inner),
+            "norm": (inner,)}  # fmt: skip
+
+
 def _dense_entries(config: ModelConfig, theirs: str, ours: str) -> Iterator[tuple[str, TensorEntry]]:
-    wide = (config.intermediate_size, config.hidden_size)
-    for name, shape in (("gate_proj", wide), ("up_proj", wide), ("down_proj", wide[::-1])):
+    for name, shape in _swiglu_shapes(config.hidden_size, config.intermediate_size):
         yield f"{theirs}mlp.{name}.weight", TensorEntry(shape, f"{ours}mlp.{name}.weight")
+
+
+def _swiglu_shapes(hidden: int, inner: int) -> tuple[tuple[str, tuple[int, int]], ...]:
+    return ("gate_proj", (inner, hidden)), ("up_proj", (inner, hidden)), ("down_proj", (hidden, inner))
 
 
 def _expert_entries(config: ModelConfig, theirs: str, ours: str) -> Iterator[tuple[str, TensorEntry]]:
@@ -76,3 +84,7 @@ def _expert_entries(config: ModelConfig, theirs: str, ours: str) -> Iterator[tup
                 f"{theirs}block_sparse_moe.experts.{expert}.{name}.weight",
                 TensorEntry(shape, f"{ours}mlp.experts.{part}", (expert, *rows), f"{theirs}mlp.experts.{part}_proj"),
             )
+    if config.shared_intermediate_size:
+        for name, shape in _swiglu_shapes(hidden, config.shared_intermediate_size):
+            yield f"{theirs}shared_mlp.{name}.weight", TensorEntry(shape, f"{ours}mlp.shared.mlp.{name}.weight")
+        yield f"{theirs}coefficient.weight", TensorEntry((1, hidden), f"{ours}mlp.shared.coefficient.weight")
