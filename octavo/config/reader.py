@@ -21,6 +21,7 @@ class Reader:
         self.values = values
 
     def integer(self, name: str, default: object = _MISSING) -> int:
+        """The integer under `name`; `default` where it is missing or null, an error without one."""
         value = self.values.get(name)
         value = default if value is None else value
         if value is _MISSING:
@@ -30,26 +31,31 @@ class Reader:
         return value
 
     def optional_integer(self, name: str) -> int | None:
+        """The integer under `name`, or None."""
         return None if self.values.get(name) is None else self.integer(name)
 
     def number(self, name: str, default: float | None = None) -> float:
+        """The number under `name`, as a float."""
         value = self.values.get(name, default)
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise UserError(f"{name} is {value!r}: expected a number")
         return float(value)
 
     def positive(self, name: str) -> float:
+        """The finite number above 0 under `name`, as written."""
         if not 0 < self.number(name) < float("inf"):
             raise UserError(f"{name} is {self.values[name]!r}: it must be a number above 0")
-        value: float = self.values[name]  # as written: transformers wants the integers among them back as integers
+        value: float = self.values[name]  # transformers wants the integers among them back as integers
         return value
 
     def boolean(self, name: str, default: bool) -> bool:
+        """The boolean under `name`; `default` where it is missing or null."""
         value = self.values.get(name)
         if value is not None and not isinstance(value, bool):
             raise UserError(f"{name} is {value!r}: expected true or false")
         return default if value is None else value
 
     def token_id(self, name: str) -> int | None:
+        """The token id under `name`; None where it is missing, null or negative."""
         value = self.optional_integer(name)
         return value if value is not None and value >= 0 else None
