@@ -24,8 +24,9 @@ SIDE_FILES = (
     "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json", "generation_config.json", "LICENSE",
 )  # fmt: skip
 
-# Buffers old transformers versions saved; recomputed here.
-_IGNORED = re.compile(r"\.rotary_emb\.inv_freq$")
+# Buffers that transformers saves, or once saved; recomputed here. The decays of lightning layers among them may have
+# gone through bf16, in which many heads never decay.
+_IGNORED = re.compile(r"\.rotary_emb\.inv_freq$|\.self_attn\.(slope_rate|query_decay|key_decay|diagonal_decay)$")
 
 
 def read_json(path: Path) -> Any:
@@ -100,6 +101,15 @@ class FolderSource:
                 raise UserError(f"{self.label}: config.json ties the embeddings, but {head} is stored and differs from "
                                 f"{embedding}: set tie_word_embeddings to false, or remove the head")  # fmt: skip
 
+    def _check_slopes(self) -> None:
+        """Stored slopes are not used, but their number tells whether the file and the config belong together."""
+        heads = self.config.num_heads
+        for name, (path, shape, _) in self._files.items():
+            if name.endswith(".self_attn.slope_rate") and shape[:1] != (heads,):
+                raise UserError(
+                    f"{path}: {name} has shape {list(shape)}, but config.json says num_attention_heads is {heads}"
+                )
+
     def _locate(self) -> dict[str, tuple[str, Index]]:
         """Where each canonical tensor lies: stored name and part. Refuses missing, misshapen and left-over ones."""
         places: dict[str, tuple[str, Index]] = {}
@@ -118,6 +128,7 @@ class FolderSource:
                 raise UserError(f"{path}: {stored} has shape {list(shape)}, {implied}")
             places[name] = (stored, entry.index if fused else ())
             consumed.add(stored)
+        self._check_slopes()
         tied = {"lm_head.weight"} if self.config.tie_embeddings else set()
         left_over = [name for name in self._files if name not in consumed | tied and not _IGNORED.search(name)]
         if left_over:

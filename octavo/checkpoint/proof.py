@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from octavo.checkpoint.load import fill
 from octavo.checkpoint.source import Source
 from octavo.errors import UserError
-from octavo.models.decoder import PreNormBlock
+from octavo.models.decoder import Block
 from octavo.models.layers import RMSNorm
 from octavo.models.moe import MoE
 from octavo.models.packing import Packing
@@ -93,12 +93,12 @@ class _Stream:
         self._source: Source = source if round_to is None else _Rounded(source, round_to)
         self._packing = Packing.from_lengths([len(ids)])
         frequencies = inverse_frequencies(source.config.rope)
-        self._rotary = rotary_table(self._packing.positions, frequencies, torch.float32)
+        self._rotary = rotary_table(self._packing.positions, frequencies)
         self._x = F.embedding(ids, self._source.tensor("model.embed_tokens.weight").float())
 
     def advance(self, layer: int) -> None:
         with torch.device("meta"):
-            block = PreNormBlock(self._source.config, layer)
+            block = Block(self._source.config, layer)
         if isinstance(block.mlp, MoE):
             block.mlp.experts = _StreamedExperts(self._source, layer)  # type: ignore[assignment]
         fill(block, self._source, f"layers.{layer}.", "cpu", torch.float32)

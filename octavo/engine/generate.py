@@ -20,6 +20,9 @@ from octavo.errors import UserError
 from octavo.models.decoder import Decoder
 
 DEFAULT_CONTEXT = 8192  # tokens of key/value memory when nobody says otherwise
+STATE_SLOTS = (
+    4  # requests of a model with lightning layers that run at once; MiniMax-Text-01's states take 280 MiB each
+)
 PREFILL_CHUNK = 512  # prompt tokens a step: bounds activation memory, and lets other requests take turns
 
 Message = Mapping[str, Any]
@@ -53,14 +56,15 @@ class Generator:
     def __init__(self, runner: Runner, tokenizer: Tokenizer) -> None:
         self.runner, self.tokenizer = runner, tokenizer
         self._free = list(range(runner.num_pages))
-        self._pages_freed = threading.Condition()
+        self._free_slots = list(range(runner.num_slots))
+        self._freed = threading.Condition()
         self._stepping = threading.Lock()
 
     @classmethod
     def for_decoder(cls, decoder: Decoder, tokenizer: Tokenizer, context: int = DEFAULT_CONTEXT) -> "Generator":
         """A generator on the torch runner with room for `context` tokens, or fewer if the model ends earlier."""
         tokens = min(context, decoder.config.max_positions)
-        return cls(TorchRunner(decoder, -(-tokens // PAGE_TOKENS)), tokenizer)
+        return cls(TorchRunner(decoder, -(-tokens // PAGE_TOKENS), STATE_SLOTS), tokenizer)
 
     @property
     def context(self) -> int:
@@ -117,8 +121,8 @@ class Generator:
         sampler, text = Sampler(params), self.tokenizer.stream(context=ids if continues else ())
         stops = StopStrings(params.stop)
         eos = frozenset() if params.ignore_eos else self.tokenizer.eos_ids
-        with self._pages(len(ids) + params.max_new_tokens) as pages:
-            prefilled = self._prefill(ids, pages, cancelled)
+        with self._memory(len(ids) + params.max_new_tokens) as memory:
+            prefilled = self._prefill(ids, memory, cancelled)
             if prefilled is None:
                 return
             logits = prefilled
@@ -136,51 +140,57 @@ class Generator:
                     yield Piece(rest, token, "stop" if ended or stopped else "length")
                     return
                 yield Piece(shown, token)
-                logits = self._step([token], position, pages)[0]
+                logits = self._step([token], position, memory)[0]
 
-    def _prefill(
-        self, ids: list[int], pages: NDArray[np.int64], cancelled: Callable[[], bool]
-    ) -> NDArray[np.float32] | None:
+    def _prefill(self, ids: list[int], memory: "_Memory", cancelled: Callable[[], bool]) -> NDArray[np.float32] | None:
         """Logits after the prompt, fp32 [vocab]; None if cancelled on the way."""
         for start in range(0, len(ids), PREFILL_CHUNK):
             if cancelled():
                 return None
             last = start + PREFILL_CHUNK >= len(ids)
-            logits = self._step(ids[start : start + PREFILL_CHUNK], start, pages, want_logits=last)
+            logits = self._step(ids[start : start + PREFILL_CHUNK], start, memory, want_logits=last)
         return logits[0]
 
-    def _step(
-        self, ids: list[int], position: int, pages: NDArray[np.int64], want_logits: bool = True
-    ) -> NDArray[np.float32]:
+    def _step(self, ids: list[int], position: int, memory: "_Memory", want_logits: bool = True) -> NDArray[np.float32]:
         """Feed `ids` at `position` of one request; returns the logits after the last, fp32 [1 or 0, vocab]."""
         rows = len(ids)
         batch = StepBatch(
             ids=np.array(ids, np.int64),
             cu_seqlens=np.array([0, rows], np.int64),
             positions=np.arange(position, position + rows),
-            page_table=pages[None],
-            state_slots=np.array([-1]),
+            page_table=memory.pages[None],
+            state_slots=np.array([memory.slot]),
             logit_rows=np.array([rows - 1] if want_logits else [], np.int64),
         )
         with self._stepping:
             return self.runner.step(batch).logits
 
     @contextmanager
-    def _pages(self, tokens: int) -> Iterator[NDArray[np.int64]]:
-        """Pages for `tokens` tokens; waits until other requests have freed enough, in no particular order.
+    def _memory(self, tokens: int) -> Iterator["_Memory"]:
+        """Room for `tokens` tokens; waits until other requests have freed enough, in no particular order.
 
         Trap: a thread that holds an unfinished stream and starts another request can wait for itself.
         """
-        count = -(-tokens // PAGE_TOKENS)
-        with self._pages_freed:
-            self._pages_freed.wait_for(lambda: len(self._free) >= count)
-            taken = [self._free.pop() for _ in range(count)]
+        count, slots = -(-tokens // PAGE_TOKENS), min(self.runner.num_slots, 1)
+        with self._freed:
+            self._freed.wait_for(lambda: len(self._free) >= count and len(self._free_slots) >= slots)
+            pages = [self._free.pop() for _ in range(count)]
+            slot = self._free_slots.pop() if slots else -1
         try:
-            yield np.array(taken, np.int64)
+            yield _Memory(np.array(pages, np.int64), slot)
         finally:
-            with self._pages_freed:
-                self._free.extend(taken)
-                self._pages_freed.notify_all()
+            with self._freed:
+                self._free.extend(pages)
+                self._free_slots.extend([slot] * slots)
+                self._freed.notify_all()
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """What one request holds: pages of keys and values, and a slot for states, -1 where the model has none."""
+
+    pages: NDArray[np.int64]
+    slot: int
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:

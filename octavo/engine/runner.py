@@ -27,8 +27,9 @@ class StepBatch:
     ids: int64 [N]. cu_seqlens: int64 [S + 1], where each sequence's rows begin; every sequence has at least one.
     positions: int64 [N], consecutive within a sequence; what lies before a sequence's first position is already in
     its pages. page_table: int64 [S, P]; token t of sequence s lies in page page_table[s, t // PAGE_TOKENS]; entries
-    past the sequence's end are not read. state_slots: int64 [S], the slot of each sequence's recurrent states, -1 for
-    models without any. logit_rows, hidden_rows: int64, rows (0..N-1) whose logits or final hidden states are wanted.
+    past the sequence's end are not read. state_slots: int64 [S], where each sequence's recurrent states lie, -1
+    for models without any; a sequence at position 0 begins with zeros whatever its slot held. logit_rows,
+    hidden_rows: int64, rows (0..N-1) whose logits or final hidden states are wanted.
     """
 
     ids: NDArray[np.int64]
@@ -39,7 +40,7 @@ class StepBatch:
     logit_rows: NDArray[np.int64] = field(default_factory=_no_rows)
     hidden_rows: NDArray[np.int64] = field(default_factory=_no_rows)
 
-    def check(self, num_pages: int, vocab_size: int) -> None:
+    def check(self, num_pages: int, vocab_size: int, num_slots: int = 0) -> None:
         """Raise ValueError where the arrays contradict each other or point outside: a planner's bug, said early."""
         rows, starts = len(self.ids), self.cu_seqlens[:-1]
         lengths = np.diff(self.cu_seqlens)
@@ -52,6 +53,9 @@ class StepBatch:
             raise ValueError(f"token ids must lie between 0 and {vocab_size - 1}")
         if len(self.page_table) != len(lengths) or len(self.state_slots) != len(lengths):
             raise ValueError("page_table and state_slots need one row a sequence")
+        slots = self.state_slots
+        if num_slots and (slots.min() < 0 or slots.max() >= num_slots or len(set(slots.tolist())) < len(slots)):
+            raise ValueError(f"state_slots {slots.tolist()} must be different numbers from 0 to {num_slots - 1}")
         for table, last in zip(self.page_table, self.positions[self.cu_seqlens[1:] - 1], strict=True):
             needed = table[: last // PAGE_TOKENS + 1]
             if len(needed) <= last // PAGE_TOKENS or (needed < 0).any() or (needed >= num_pages).any():
@@ -72,11 +76,13 @@ class StepResult:
 
 
 class Runner(Protocol):
-    """A model that can take steps, with `num_pages` pages of key/value memory."""
+    """A model that can take steps, with `num_pages` pages of key/value memory and `num_slots` slots for recurrent
+    states, 0 for a model that has none."""
 
     config: ModelConfig
     num_pages: int
+    num_slots: int
 
     def step(self, batch: StepBatch) -> StepResult:
-        """Run the batch; store its keys and values in its pages; return what it asked for."""
+        """Run the batch; store its keys and values in its pages, its states in its slots; return what it asked for."""
         ...

@@ -12,10 +12,15 @@ from octavo.models.packing import Packing
 
 
 class TorchRunner:
-    """`Runner` on a decoder. Keys and values: [softmax layer][page][PAGE_TOKENS][Hk][D] in the decoder's dtype."""
+    """`Runner` on a decoder.
 
-    def __init__(self, decoder: Decoder, num_pages: int) -> None:
+    Keys and values: [softmax layer][page][PAGE_TOKENS][Hk][D] in the decoder's dtype. States:
+    [lightning layer][slot][H][D][D] in fp32; a model without lightning layers has no slots whatever `num_slots` says.
+    """
+
+    def __init__(self, decoder: Decoder, num_pages: int, num_slots: int = 1) -> None:
         self.decoder, self.config, self.num_pages = decoder, decoder.config, num_pages
+        self.num_slots = num_slots if self.config.lightning_layers else 0
         weight = decoder.embed.weight
         self._device = weight.device
         shape = (
@@ -28,11 +33,17 @@ class TorchRunner:
         # empty: on the CPU the system hands out a page's memory only when it is first written
         self._keys = torch.empty(shape, dtype=weight.dtype, device=self._device)
         self._values = torch.empty_like(self._keys)
+        heads, width = self.config.num_heads, self.config.head_dim
+        self._states = torch.empty(
+            (len(self.config.lightning_layers), self.num_slots, heads, width, width),
+            dtype=torch.promote_types(weight.dtype, torch.float32),
+            device=self._device,
+        )
 
     @torch.inference_mode()
     def step(self, batch: StepBatch) -> StepResult:
         """Run the batch; see `Runner.step`. Raises ValueError for a batch that contradicts itself."""
-        batch.check(self.num_pages, self.config.vocab_size)
+        batch.check(self.num_pages, self.config.vocab_size, self.num_slots)
         lengths = np.diff(batch.cu_seqlens).tolist()
         cached = batch.positions[batch.cu_seqlens[:-1]].tolist()
         packing = Packing.from_lengths(lengths, cached, self._device)
@@ -51,11 +62,20 @@ class TorchRunner:
 
 
 class _StepCache:
-    """One step's view of the pages: where its new rows go, and which rows each of its sequences reads."""
+    """One step's view of the pages and slots: where its new rows go, which rows and states its sequences read."""
 
     def __init__(self, runner: TorchRunner, batch: StepBatch, packing: Packing) -> None:
         self._keys, self._values = runner._keys, runner._values
-        self._row_of_layer = {layer: row for row, layer in enumerate(runner.config.softmax_layers)}
+        config = runner.config
+        self._row_of_layer = {
+            layer: row
+            for layers in (config.softmax_layers, config.lightning_layers)
+            for row, layer in enumerate(layers)
+        }
+        self._states = runner._states
+        self._slots = torch.from_numpy(batch.state_slots).to(runner._device)
+        begins = batch.positions[batch.cu_seqlens[:-1]] == 0
+        self._begins = torch.from_numpy(begins).to(runner._device)[:, None, None, None]
         tables = torch.from_numpy(batch.page_table).to(runner._device)
         seen = [torch.arange(length, device=runner._device) for length in packing.key_lengths]
         slots = [
@@ -73,3 +93,11 @@ class _StepCache:
             flat.index_copy_(0, self._write, new)
             outputs.append(flat[self._read])
         return outputs[0], outputs[1]
+
+    def states(self, layer: int) -> Tensor:
+        """The states [S, H, D, D] the step's sequences continue from."""
+        return self._states[self._row_of_layer[layer]][self._slots].masked_fill(self._begins, 0.0)
+
+    def store_states(self, layer: int, states: Tensor) -> None:
+        """Keep the states [S, H, D, D] after the step."""
+        self._states[self._row_of_layer[layer]].index_copy_(0, self._slots, states)

@@ -1,23 +1,14 @@
-"""Softmax attention with grouped queries (Llama, Mistral, Mixtral)."""
-
-from typing import Protocol
+"""Softmax attention with grouped queries."""
 
 from torch import Tensor, nn
 
 from octavo.config import ModelConfig
+from octavo.models.cache import Cache
 from octavo.models.packing import Packing
 from octavo.ops.attention import packed_attention
 from octavo.ops.rotary import rotate
 
 Rotary = tuple[Tensor, Tensor]
-
-
-class Cache(Protocol):
-    """What an attention layer asks of a key/value cache. The engine owns the implementation."""
-
-    def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store this step's rows [Q, Hk, D]; return all rows of every sequence of the step, [K, Hk, D]."""
-        ...
 
 
 class LocalAttention:

@@ -7,8 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from octavo.config import ModelConfig
-from octavo.models.attention import Cache, Rotary, SoftmaxAttention
+from octavo.models.attention import Rotary, SoftmaxAttention
+from octavo.models.cache import Cache
 from octavo.models.layers import DenseMLP, RMSNorm
+from octavo.models.lightning import LightningAttention
 from octavo.models.moe import MoE, Routing
 from octavo.models.packing import Packing
 from octavo.ops.precision import at_least_fp32
@@ -23,25 +25,35 @@ class DecoderOutput:
     routings: tuple[Routing | None, ...]
 
 
-class PreNormBlock(nn.Module):
-    """x + attention(norm(x)), then x + feed_forward(norm(x)): Llama, Mistral, Mixtral."""
+class Block(nn.Module):
+    """Attention, then feed-forward, each after a norm and joined to the stream as `config.residual` says."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        spec = config.layers[layer]
+        spec, residual = config.layers[layer], config.residual
+        softmax, dense = spec.attention == "softmax", spec.mlp == "dense"
+        self.post_norm = residual.post_norm
+        self.attention_scale = residual.softmax if softmax else residual.lightning
+        self.mlp_scale = residual.mlp
         self.attention_norm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.attention = SoftmaxAttention(config, layer)
+        self.attention = SoftmaxAttention(config, layer) if softmax else LightningAttention(config, layer)
         self.mlp_norm = RMSNorm(config.hidden_size, config.norm_eps)
-        dense = spec.mlp == "dense"
         self.mlp = DenseMLP(config.hidden_size, config.intermediate_size) if dense else MoE(config)
 
     def forward(
         self, x: Tensor, rotary: Rotary, packing: Packing, cache: Cache | None = None
     ) -> tuple[Tensor, Routing | None]:
         """x: [N, H]; returns [N, H] and the layer's routing, None for a dense layer."""
-        x = x + self.attention(self.attention_norm(x), rotary, packing, cache)
-        y, routing = self.mlp(self.mlp_norm(x))
-        return x + y, routing
+        normed = self.attention_norm(x)
+        x = self._join(x, normed, self.attention(normed, rotary, packing, cache), self.attention_scale)
+        normed = self.mlp_norm(x)
+        y, routing = self.mlp(normed)
+        return self._join(x, normed, y, self.mlp_scale), routing
+
+    def _join(self, x: Tensor, normed: Tensor, y: Tensor, scale: tuple[float, float]) -> Tensor:
+        stream = normed if self.post_norm else x
+        alpha, beta = scale
+        return stream + y if scale == (1.0, 1.0) else alpha * stream + beta * y
 
 
 class Decoder(nn.Module):
@@ -55,7 +67,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(PreNormBlock(config, layer) for layer in range(config.num_layers))
+        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
         if not config.tie_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
@@ -65,20 +77,20 @@ class Decoder(nn.Module):
         if packing is None:
             packing = Packing.from_lengths([ids.shape[0]], device=ids.device)
         x = self.embed(ids)
-        rotary = self.rotary(packing.positions, x.dtype)
+        rotary = self.rotary(packing.positions)
         routings = []
         for layer in self.layers:
             x, routing = layer(x, rotary, packing, cache)
             routings.append(routing)
         return DecoderOutput(self.norm(x), tuple(routings))
 
-    def rotary(self, positions: Tensor, dtype: torch.dtype) -> Rotary:
-        """cos and sin [N, dim/2] for int64 positions [N].
+    def rotary(self, positions: Tensor) -> Rotary:
+        """cos and sin, fp32 [N, dim/2], for int64 positions [N].
 
         Computed anew at every step: a buffer would be left unfilled when a model built on the meta device is
-        materialised.
+        materialised, and a table for 10 million positions takes gigabytes.
         """
-        return rotary_table(positions, inverse_frequencies(self.config.rope, positions.device), dtype)
+        return rotary_table(positions, inverse_frequencies(self.config.rope, positions.device))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden: [N, H] to logits [N, vocab], in fp32 whatever the model's dtype."""

@@ -30,21 +30,23 @@ def inverse_frequencies(rope: RopeConfig, device: torch.device | str | None = No
     return frequencies.to(device)
 
 
-def rotary_table(positions: Tensor, frequencies: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """cos and sin of position * frequency, each [N, dim/2], computed in fp32 and cast to `dtype`.
+def rotary_table(positions: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
+    """cos and sin of position * frequency, each fp32 [N, dim/2].
 
-    positions: integer [N]; frequencies: fp32 [dim/2].
+    positions: integer [N]; frequencies: fp32 [dim/2]. Plain fp32, as in training: at position 4 million the fastest
+    pairs are off by up to a quarter radian, and a more precise table would not be what the weights have learnt.
     """
     angles = positions.to(torch.float32)[:, None] * frequencies
-    return angles.cos().to(dtype), angles.sin().to(dtype)
+    return angles.cos(), angles.sin()
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the first 2 * cos.shape[-1] entries of each head.
+    """Rotate the first 2 * cos.shape[-1] entries of each head, in fp32 whatever x's dtype.
 
-    x: [N, heads, D]; cos, sin: [N, dim/2]. Returns x's shape and dtype.
+    x: [N, heads, D]; cos, sin: fp32 [N, dim/2]. Returns x's shape and dtype.
     """
     half = cos.shape[-1]
     cos, sin = cos[:, None, :], sin[:, None, :]
     first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-    return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1)
+    rotated = first * cos - second * sin, second * cos + first * sin
+    return torch.cat((*(part.to(x.dtype) for part in rotated), rest), dim=-1)

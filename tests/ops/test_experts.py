@@ -116,7 +116,7 @@ def test_rotation_turns_the_first_pairs_and_keeps_the_rest(dim) -> None:
     rope = RopeConfig(theta=100.0, dim=dim)
     positions = torch.tensor([0, 1, 7])
     x = random(3, 2, 8, dtype=torch.float64).detach()
-    out = rotate(x, *rotary_table(positions, inverse_frequencies(rope), torch.float32))
+    out = rotate(x, *rotary_table(positions, inverse_frequencies(rope)))
     half = dim // 2
     for row, position in enumerate(positions.tolist()):
         for pair in range(half):
