@@ -7,7 +7,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from octavo.checkpoint.save import save
-from octavo.config import LayerSpec, ModelConfig, RopeConfig
+from octavo.config import LayerSpec, ModelConfig, ResidualConfig, RopeConfig
 from octavo.models import Decoder
 
 CHAT_TEMPLATE = (
@@ -22,9 +22,18 @@ TEXTS = [
 ]
 
 
+HYBRIDS = ("minimax", "minimax_text_01")
+PATTERN = ("lightning", "lightning", "softmax", "lightning", "softmax")
+
+
 def tiny_config(family: str = "mixtral", **changes: Any) -> ModelConfig:
-    """6 heads on 3, head_dim apart from hidden / heads, 5 experts of which 3 are chosen, odd vocabulary."""
-    experts = family == "mixtral"
+    """6 heads on 3, head_dim apart from hidden / heads, 5 experts of which 3 are chosen, odd vocabulary.
+
+    The MiniMax families rotate half a head, and every alpha and beta is another number.
+    """
+    experts, hybrid = family == "mixtral" or family in HYBRIDS, family in HYBRIDS
+    pattern = PATTERN if hybrid else ("softmax", "softmax")
+    mlp = "experts" if experts else "dense"
     values: dict[str, Any] = {
         "family": family,
         "vocab_size": 331,
@@ -33,7 +42,7 @@ def tiny_config(family: str = "mixtral", **changes: Any) -> ModelConfig:
         "num_heads": 6,
         "num_kv_heads": 3,
         "head_dim": 16 if family != "llama" else 8,
-        "layers": (LayerSpec(mlp="experts" if experts else "dense"),) * 2,
+        "layers": tuple(LayerSpec(attention=attention, mlp=mlp) for attention in pattern),
         "max_positions": 512,
         "norm_eps": 1e-5,
         "num_experts": 5 if experts else 0,
@@ -43,7 +52,11 @@ def tiny_config(family: str = "mixtral", **changes: Any) -> ModelConfig:
         "eos_token_id": 2,
         "initializer_range": 0.3,
     } | changes
-    values.setdefault("rope", RopeConfig(theta=1e4, dim=values["head_dim"]))
+    values.setdefault("rope", RopeConfig(theta=1e4, dim=values["head_dim"] // (2 if hybrid else 1)))
+    if hybrid:
+        values.setdefault(
+            "residual", ResidualConfig(post_norm=True, lightning=(1.7, 0.9), softmax=(1.4, 1.1), mlp=(1.9, 0.8))
+        )
     return ModelConfig(**values)
 
 
