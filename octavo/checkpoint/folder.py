@@ -41,6 +41,11 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: damaged JSON ({error}); download or convert it again") from None
 
 
+def weight_files(folder: Path) -> list[str]:
+    """Names of the safetensors files in a folder, sorted, without Mistral's second copy (consolidated*)."""
+    return sorted(path.name for path in folder.glob("*.safetensors") if not path.name.startswith("consolidated"))
+
+
 class FolderSource:
     """A Hugging Face folder as a `Source`. Everything but the tensors' data is checked at construction."""
 
@@ -156,7 +161,7 @@ def _tensor_files(folder: Path) -> dict[str, tuple[Path, tuple[int, ...], str]]:
         weight_map = _weight_map(index_path)
         shards = sorted(set(weight_map.values()))
     else:
-        shards = sorted(p.name for p in folder.glob("*.safetensors") if not p.name.startswith("consolidated"))
+        shards = weight_files(folder)
     if not shards:
         pickled = [path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern)]
         if pickled:

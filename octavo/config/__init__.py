@@ -1,8 +1,20 @@
-"""What a model and a request are: the dataclasses every room reads, and config.json in and out."""
+"""What a model and a request are: the dataclasses every room reads, config.json in and out, and well-known models."""
 
 from octavo.config.hf import from_hf, to_hf
 from octavo.config.home import home
 from octavo.config.model import LayerSpec, ModelConfig, ResidualConfig, RopeConfig
+from octavo.config.presets import PRESETS, preset
 from octavo.config.sampling import SamplingParams
 
-__all__ = ["LayerSpec", "ModelConfig", "ResidualConfig", "RopeConfig", "SamplingParams", "from_hf", "home", "to_hf"]
+__all__ = [
+    "PRESETS",
+    "LayerSpec",
+    "ModelConfig",
+    "ResidualConfig",
+    "RopeConfig",
+    "SamplingParams",
+    "from_hf",
+    "home",
+    "preset",
+    "to_hf",
+]
