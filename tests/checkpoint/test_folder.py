@@ -62,7 +62,7 @@ def digests(folder: Path) -> dict[str, str]:
 # ---- round trips
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "mixtral"])
+@pytest.mark.parametrize("family", ["llama", "mistral", "mixtral", "minimax", "minimax_text_01"])
 @pytest.mark.parametrize("tied", [False, True])
 def test_saved_in_shards_and_loaded_again_every_bit_is_the_same(family, tied, tmp_path) -> None:
     decoder = Decoder(tiny_config(family, tie_embeddings=tied)).initialise()

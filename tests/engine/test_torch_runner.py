@@ -19,7 +19,7 @@ def tokens(length: int, seed: int = 0) -> np.ndarray:
 
 
 def batch(parts: list[tuple[np.ndarray, int, list[int]]], **rows: np.ndarray) -> StepBatch:
-    """parts: (new ids, position of the first, pages) of each sequence."""
+    """parts: (new ids, position of the first, pages) of each sequence; its slot has its first page's number."""
     lengths = [len(ids) for ids, _, _ in parts]
     width = max(len(pages) for _, _, pages in parts)
     table = np.full((len(parts), width), -1)
@@ -30,7 +30,7 @@ def batch(parts: list[tuple[np.ndarray, int, list[int]]], **rows: np.ndarray) ->
         cu_seqlens=np.array([0, *np.cumsum(lengths)]),
         positions=np.concatenate([np.arange(start, start + len(ids)) for ids, start, _ in parts]),
         page_table=table,
-        state_slots=np.full(len(parts), -1),
+        state_slots=np.array([pages[0] for _, _, pages in parts]),
         **rows,
     )
 
@@ -40,21 +40,23 @@ def whole(decoder: Decoder, ids: np.ndarray) -> torch.Tensor:
         return decoder.logits(decoder(torch.from_numpy(ids)).hidden)
 
 
-def poisoned(runner: TorchRunner) -> TorchRunner:
+def poisoned(decoder: Decoder) -> TorchRunner:
     """Whatever the step does not write must not be read."""
+    runner = TorchRunner(decoder, PAGES, PAGES)
+    runner._states.fill_(float("nan"))
     runner._keys.fill_(float("nan"))
     runner._values.fill_(float("nan"))
     return runner
 
 
-@pytest.fixture(params=["llama", "mistral", "mixtral"])
+@pytest.fixture(params=["llama", "mistral", "mixtral", "minimax_text_01"])
 def decoder(request) -> Decoder:
     return Decoder(tiny_config(request.param)).initialise().eval()
 
 
 @pytest.mark.parametrize("chunks", [[75], [1] * 75, [32, 32, 11], [33, 1, 1, 40], [7, 68], [50] + [1] * 25])
 def test_any_chunking_equals_one_pass(decoder, chunks) -> None:
-    ids, runner, logits, start = tokens(LENGTH), poisoned(TorchRunner(decoder, PAGES)), [], 0
+    ids, runner, logits, start = tokens(LENGTH), poisoned(decoder), [], 0
     for size in chunks:
         part = (ids[start : start + size], start, [17, 3, 29])
         logits.append(runner.step(batch([part], logit_rows=np.arange(size))).logits)
@@ -64,7 +66,7 @@ def test_any_chunking_equals_one_pass(decoder, chunks) -> None:
 
 def test_sequences_share_steps_without_touching_each_other(decoder) -> None:
     """Three sequences of different ages in each step, one joining late, pages interleaved."""
-    runner = poisoned(TorchRunner(decoder, PAGES))
+    runner = poisoned(decoder)
     lengths, starts = (70, 33, 64), (0, 2, 5)  # length, and the step at which each joins
     pages = ([0, 3, 6], [1, 4], [2, 5])
     all_ids = [tokens(length, seed) for seed, length in enumerate(lengths)]
@@ -88,15 +90,32 @@ def test_sequences_share_steps_without_touching_each_other(decoder) -> None:
         assert_same(torch.from_numpy(np.concatenate(logits[s])), whole(decoder, all_ids[s]), rtol=1e-4, atol=1e-4)
 
 
+def test_a_used_slot_begins_anew_at_position_0() -> None:
+    decoder = Decoder(tiny_config("minimax_text_01")).initialise().eval()
+    runner, ids = poisoned(decoder), tokens(40)
+    runner.step(batch([(tokens(33, seed=1), 0, [7, 8])]))
+    left = runner._states[:, 7].clone()
+    assert left.isfinite().all() and left.abs().max() > 0
+    logits = runner.step(batch([(ids, 0, [7, 8])], logit_rows=np.arange(40))).logits
+    assert_same(torch.from_numpy(logits), whole(decoder, ids), rtol=1e-4, atol=1e-4)
+    assert runner._states[:, [6, 8]].isnan().all()
+
+
+def test_states_stay_fp32_in_a_bf16_model() -> None:
+    runner = TorchRunner(Decoder(tiny_config("minimax_text_01")).initialise().bfloat16(), PAGES)
+    assert runner._states.dtype == torch.float32 and runner._keys.dtype == torch.bfloat16
+    assert runner._states.shape == (3, 1, 6, 16, 16) and runner._keys.shape[0] == 2
+
+
 def test_only_wanted_rows_come_back(decoder) -> None:
     ids = tokens(10)
     with torch.no_grad():
         expected = decoder(torch.from_numpy(ids)).hidden
     wanted = batch([(ids, 0, [1])], logit_rows=np.array([9, 2]), hidden_rows=np.array([4]))
-    result = TorchRunner(decoder, PAGES).step(wanted)
+    result = poisoned(decoder).step(wanted)
     assert_same(torch.from_numpy(result.logits), whole(decoder, ids)[[9, 2]], rtol=1e-4, atol=1e-5)
     assert_same(torch.from_numpy(result.hidden), expected[[4]], rtol=1e-4, atol=1e-5)
-    nothing = TorchRunner(decoder, PAGES).step(batch([(ids, 0, [1])]))
+    nothing = poisoned(decoder).step(batch([(ids, 0, [1])]))
     assert nothing.logits.shape == (0, 331) and nothing.hidden.shape == (0, 48)
 
 
@@ -131,3 +150,12 @@ def test_a_batch_that_contradicts_itself_is_refused(change, message) -> None:
     good.check(PAGES, 331)
     with pytest.raises(ValueError, match=message):
         StepBatch(**{**good.__dict__, **change}).check(PAGES, 331)
+
+
+@pytest.mark.parametrize("slots", [[-1, 1], [0, 2], [1, 1]])
+def test_states_need_slots_of_their_own(slots) -> None:
+    runner = TorchRunner(Decoder(tiny_config("minimax_text_01")).initialise(), PAGES, 2)
+    both = batch([(np.array([1, 2]), 0, [0]), (np.array([3]), 0, [1])])
+    runner.step(both)
+    with pytest.raises(ValueError, match=r"state_slots .* must be different numbers from 0 to 1"):
+        runner.step(StepBatch(**{**both.__dict__, "state_slots": np.array(slots)}))

@@ -11,7 +11,7 @@ from octavo.ops.experts import experts_reference
 from tests.compare import assert_rms, assert_same
 from tests.tiny import tiny_config
 
-FAMILIES = ["llama", "mistral", "mixtral"]
+FAMILIES = ["llama", "mistral", "mixtral", "minimax"]
 
 
 def ids(count: int, seed: int = 0) -> torch.Tensor:
