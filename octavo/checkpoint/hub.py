@@ -1,9 +1,6 @@
-"""Download a model (safetensors and JSON only) or just its config from the Hugging Face hub, or the mirror HF_ENDPOINT
-names."""
+"""Download a model (safetensors and JSON only), or just its config, from the Hugging Face hub or HF_ENDPOINT."""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from octavo.errors import UserError
@@ -30,46 +27,34 @@ def download(name: str) -> Path:
 
     Raises UserError when it does not exist, needs a licence accepted, or there is no network.
     """
-    from huggingface_hub import snapshot_download
-
-    with _one_clear_line(name):
-        return Path(snapshot_download(name, allow_patterns=_PATTERNS, ignore_patterns=_SKIPPED))
+    return _snapshot(name, _PATTERNS)
 
 
 def download_config(name: str) -> Path:
-    """The config.json of the model `name` in huggingface_hub's cache, and no other file.
+    """The config.json of the model `name` in huggingface_hub's cache; no other file is fetched.
 
-    Raises UserError as `download`, and when the model has no config.json.
+    Raises UserError as `download`, and when the model has none.
     """
-    from huggingface_hub import hf_hub_download
+    # not hf_hub_download: it tries for 25 seconds where there is no network (huggingface_hub 2.4)
+    config = _snapshot(name, ["config.json"]) / "config.json"
+    if not config.is_file():
+        raise UserError(f"{name}: has no config.json on the hub; octavo reads Hugging Face's layout")
+    return config
 
-    with _one_clear_line(name):
-        return Path(hf_hub_download(name, "config.json"))
 
-
-@contextmanager
-def _one_clear_line(name: str) -> Iterator[None]:
-    """What can go wrong with a hub, as UserError."""
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
+def _snapshot(name: str, patterns: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
-        yield
+        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=_SKIPPED))
     except GatedRepoError:
         raise UserError(f"{name}: its owners ask for a licence to be accepted first; accept it on the model's page and "
                         "log in with `hf auth login`") from None  # fmt: skip
     except RepositoryNotFoundError:
         raise UserError(f"{name}: no such folder here and no such model on the hub (or it is private: "
                         "`hf auth login`)") from None  # fmt: skip
-    except (EntryNotFoundError, HfHubHTTPError, OSError) as error:
-        # without a network the file is missing too, from the cache: that is another EntryNotFoundError
-        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
-            raise UserError(f"{name}: has no config.json on the hub; octavo reads Hugging Face's layout") from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{name}: no such folder here, and the hub cannot be reached ({first_line}); check the "
                         "network, or download the model elsewhere and give its folder") from None  # fmt: skip

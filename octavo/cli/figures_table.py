@@ -27,7 +27,7 @@ def _facts(figures: ModelFigures, weights_checked: bool) -> dict[str, str]:
     active, total = figures.active_parameters, figures.total_parameters
     share = "" if active == total else f" ({active / total:.1%})"
     without = amount(active - figures.embedding_parameters)
-    checked = "; their names and shapes agree with the config" if weights_checked else ""
+    checked = "; stored names and shapes agree" if weights_checked else ""
     facts = {
         "family": config.family,
         "parameters": amount(total),
@@ -49,7 +49,7 @@ def _facts(figures: ModelFigures, weights_checked: bool) -> dict[str, str]:
 
 def _widths(config: ModelConfig) -> dict[str, str]:
     rotated = f" ({config.rope.dim} rotated)" if config.rope.dim != config.head_dim else ""
-    where = " in softmax layers" if config.lightning_layers else ""
+    where = " (softmax)" if config.lightning_layers else ""
     heads = f"{config.num_heads}, {config.head_dim} wide{rotated}; {config.num_kv_heads} for keys and values{where}"
     widths = {"hidden size": f"{config.hidden_size:,}", "attention heads": heads}
     if any(layer.mlp == "dense" for layer in config.layers):
@@ -92,7 +92,7 @@ def _row(name: str, each: tuple[int, ...], in_all: tuple[int, ...]) -> str:
 
 def amount(number: int) -> str:
     """A number of parameters as 456.09 B, 134.52 M, 6.14 K or 331."""
-    for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
+    for size, unit in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "K")):
         if number >= size:
             return f"{number / size:.2f} {unit}"
     return str(number)

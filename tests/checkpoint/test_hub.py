@@ -38,11 +38,16 @@ class Hub(http.server.BaseHTTPRequestHandler):
         tree = [{"type": "file", "path": f.name, "size": f.stat().st_size, "oid": "0" * 40} for f in files]
         self._send(200, json.dumps(tree).encode())
 
-    def _info(self, name: str) -> None:
+    def _refused(self, name: str) -> bool:
         if name == "gated":
-            return self._send(403, b'{"error": "gated"}', {"X-Error-Code": "GatedRepo"})
-        if not (self.models / name).is_dir():
-            return self._send(404, b'{"error": "Repository not found"}', {"X-Error-Code": "RepoNotFound"})
+            self._send(403, b'{"error": "gated"}', {"X-Error-Code": "GatedRepo"})
+        elif not (self.models / name).is_dir():
+            self._send(404, b'{"error": "Repository not found"}', {"X-Error-Code": "RepoNotFound"})
+        return name == "gated" or not (self.models / name).is_dir()
+
+    def _info(self, name: str) -> None:
+        if self._refused(name):
+            return
         files = [
             str(path.relative_to(self.models / name)) for path in (self.models / name).rglob("*") if path.is_file()
         ]
@@ -51,6 +56,10 @@ class Hub(http.server.BaseHTTPRequestHandler):
         self._send(200, json.dumps(info).encode())
 
     def _file(self, name: str, file: str) -> None:
+        if self._refused(name):
+            return
+        if not (self.models / name / file).is_file():
+            return self._send(404, b'{"error": "Entry not found"}', {"X-Error-Code": "EntryNotFound"})
         self.served.append(file)
         content = (self.models / name / file).read_bytes()
         self._send(200, content, {"ETag": f'"{abs(hash(file))}"', "X-Repo-Commit": SHA, "Accept-Ranges": "bytes"})
@@ -82,11 +91,15 @@ def hub(tmp_path) -> Iterator[type[Hub]]:
 
 
 def convert(name: str, tmp_path: Path, endpoint: str) -> subprocess.CompletedProcess[str]:
+    return octavo(tmp_path, endpoint, "convert", name, str(tmp_path / "out"))
+
+
+def octavo(tmp_path: Path, endpoint: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """In a process of its own: huggingface_hub reads its environment when it is imported."""
     environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_XET": "1",
                    "HF_HUB_DISABLE_TELEMETRY": "1"}  # fmt: skip
     code = "from octavo.cli import main; main()"
-    command = [sys.executable, "-c", code, "convert", name, str(tmp_path / "out")]
+    command = [sys.executable, "-c", code, *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
 
@@ -118,6 +131,41 @@ def test_names_that_lead_nowhere(hub, tmp_path, name, words) -> None:
 
 def test_no_network(tmp_path) -> None:
     done = convert("acme/tiny", tmp_path, "http://127.0.0.1:9")
+    assert done.returncode == 1
+    assert "the hub cannot be reached" in done.stderr.splitlines()[-1]
+
+
+def test_inspect_fetches_only_the_config(hub, tmp_path) -> None:
+    write_tiny_model(tmp_path / "hub/tiny", "mistral")
+    done = octavo(tmp_path, hub.endpoint, "inspect", "acme/tiny", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["kind"], found["family"], found["vocab_size"]) == ("hub", "mistral", 331)
+    assert set(hub.served) == {"config.json"}
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("acme/absent", "no such model on the hub"),
+        ("acme/gated", "licence"),
+        ("acme/bare", "has no config.json"),
+        ("acme/damaged", "damaged JSON"),
+        ("acme/unknown", "acme/unknown: config.json: model_type 'gpt2' is not supported"),
+    ],
+)
+def test_inspect_says_what_is_wrong(hub, tmp_path, name, words) -> None:
+    for model, content in (("bare", None), ("damaged", "{"), ("unknown", '{"model_type": "gpt2"}')):
+        (tmp_path / "hub" / model).mkdir(parents=True)
+        if content:
+            (tmp_path / "hub" / model / "config.json").write_text(content)
+    done = octavo(tmp_path, hub.endpoint, "inspect", name)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert words in done.stderr.splitlines()[-1]
+
+
+def test_inspect_without_a_network(tmp_path) -> None:
+    done = octavo(tmp_path, "http://127.0.0.1:9", "inspect", "acme/tiny")
     assert done.returncode == 1
     assert "the hub cannot be reached" in done.stderr.splitlines()[-1]
 
