@@ -17,6 +17,7 @@ from typing import Any
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
+from octavo.data.chat_content import ContentForms
 from octavo.data.chat_template import ChatTemplate
 from octavo.errors import UserError
 
@@ -79,6 +80,10 @@ class Tokenizer:
         """The model's chat template, if it has one; compiled on first use. Raises UserError if it is not valid."""
         return None if self._template is None else ChatTemplate(self._template, self.special_tokens)
 
+    @cached_property
+    def _contents(self) -> ContentForms | None:
+        return None if self.chat_template is None else ContentForms(self.chat_template)
+
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of `text`, with the tokens that tokenizer.json puts around a text unless told otherwise.
 
@@ -113,12 +118,18 @@ class Tokenizer:
         add_generation_prompt: bool = True,
         tools: Sequence[Any] | None = None,
     ) -> str:
-        """`messages` as text, by the model's chat template. Raises UserError if it has none, or the template fails."""
-        if self.chat_template is None:
+        """`messages` as text, by the model's chat template. Raises UserError if it has none, or the template fails.
+
+        Contents may be strings or lists of text parts, whichever of the two the template reads.
+        """
+        if self.chat_template is None or self._contents is None:
             raise UserError(
                 f"{self._label} has no chat template; use `octavo generate` without --chat, or add {TEMPLATE}"
             )
-        return self.chat_template.render(messages, add_generation_prompt=add_generation_prompt, tools=tools)
+        if not all(isinstance(message, Mapping) for message in messages):
+            raise UserError("chat messages must be objects with a role and a content")
+        fitted = self._contents.fit(messages)
+        return self.chat_template.render(fitted, add_generation_prompt=add_generation_prompt, tools=tools)
 
     def encode_chat(
         self,
