@@ -86,7 +86,7 @@ def read_headers(folder: Path, shards: Shards, equal_repeats: bool = False) -> d
             if name not in tensors:
                 tensors[name] = stored
             elif not (equal_repeats and _same(name, tensors[name], stored)):
-                differs = " with other values: keep one of them" if equal_repeats else ""
+                differs = ", not the same: join a split matrix first, keep one of two models" if equal_repeats else ""
                 raise UserError(
                     f"{folder}: tensor {name} is in {tensors[name].path.name} and again in {shard}{differs}"
                 )
