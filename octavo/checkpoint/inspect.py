@@ -26,10 +26,13 @@ def inspect(spec: str) -> Inspected:
     # imported where they are needed: these bring torch or huggingface_hub, and a preset waits for neither
     path = Path(spec).expanduser()
     if path.is_dir():
-        from octavo.checkpoint.folder import FolderSource, read_json, weight_files
+        from octavo.checkpoint.consolidated import is_consolidated
+        from octavo.checkpoint.folder import weight_files
+        from octavo.checkpoint.shards import read_json
+        from octavo.checkpoint.source import open_source
 
-        if weight_files(path):
-            return Inspected(FolderSource(path).config, "folder", True)
+        if weight_files(path) or is_consolidated(path):
+            return Inspected(open_source(path).config, "folder", True)
         file = path / "config.json"
         return Inspected(from_hf(read_json(file), str(file)), "folder without weights", False)
     if path.is_file():
@@ -42,7 +45,7 @@ def inspect(spec: str) -> Inspected:
     from octavo.checkpoint.hub import download_config, is_hub_name
 
     if is_hub_name(spec):
-        from octavo.checkpoint.folder import read_json
+        from octavo.checkpoint.shards import read_json
 
         return Inspected(from_hf(read_json(download_config(spec)), f"{spec}: config.json"), "hub", False)
     known = ", ".join(PRESETS)

@@ -53,13 +53,14 @@ def open_source(spec: str | Path) -> Source:
 
     Raises UserError when there is nothing of the kind, or when what is there cannot be used.
     """
+    from octavo.checkpoint.consolidated import ConsolidatedSource, is_consolidated
     from octavo.checkpoint.folder import FolderSource
     from octavo.checkpoint.gguf_source import GGUFSource
     from octavo.checkpoint.hub import download, is_hub_name
 
     path = Path(spec).expanduser()
     if path.is_dir():
-        return FolderSource(path)
+        return ConsolidatedSource(path) if is_consolidated(path) else FolderSource(path)
     if path.is_file():
         return GGUFSource(path)
     if is_hub_name(str(spec)):

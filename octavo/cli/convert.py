@@ -9,7 +9,9 @@ from octavo.cli.terminal import Json, parse_dtype, progress_bar, report
 
 
 def run(
-    src: Annotated[str, typer.Argument(help="A folder (also with fused experts), a GGUF file or a hub name.")],
+    src: Annotated[
+        str, typer.Argument(help="A folder (Hugging Face's or Mistral's layout), a GGUF file or a hub name.")
+    ],
     out: Annotated[Path, typer.Argument(help="The new model folder.")],
     dtype: Annotated[
         str | None, typer.Option(help="Storage: float32, bfloat16, float16 [default: the source's].")

@@ -1,8 +1,9 @@
-"""What a model and a request are: the dataclasses every room reads, config.json in and out, and well-known models."""
+"""What models and requests are: the dataclasses every room reads, config.json in and out, and well-known models."""
 
 from octavo.config.hf import from_hf, to_hf
 from octavo.config.home import home
 from octavo.config.model import LayerSpec, ModelConfig, ResidualConfig, RopeConfig
+from octavo.config.params import from_params
 from octavo.config.presets import PRESETS, preset
 from octavo.config.sampling import SamplingParams
 
@@ -14,6 +15,7 @@ __all__ = [
     "RopeConfig",
     "SamplingParams",
     "from_hf",
+    "from_params",
     "home",
     "preset",
     "to_hf",
