@@ -26,7 +26,7 @@ def in_the_decoder(config: ModelConfig) -> int:
         return parameters(Decoder(config))
 
 
-@pytest.mark.parametrize("name", [name for name in PRESETS if name != "minimax-text-01"])
+@pytest.mark.parametrize("name", PRESETS)
 def test_presets_count_as_the_decoder_does(name) -> None:
     assert model_figures(preset(name)).total_parameters == in_the_decoder(preset(name))
 
@@ -41,6 +41,8 @@ def test_presets_count_as_the_decoder_does(name) -> None:
         ("mixtral", {"tie_embeddings": True, "num_experts": 7, "top_k": 1}),
         ("mixtral", {"shared_intermediate_size": 24}),
         ("mixtral", {"layers": (DENSE, EXPERTS, EXPERTS, DENSE, DENSE)}),
+        ("minimax", {}),
+        ("minimax_text_01", {"shared_intermediate_size": 24, "tie_embeddings": True}),
     ],
 )
 def test_toy_models_count_as_the_decoder_does(family, changes) -> None:
