@@ -6,6 +6,7 @@ import subprocess
 import sys
 from functools import cache
 from importlib.util import find_spec
+from types import ModuleType
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from octavo.ops.linear_attention import (
     linear_attention,
     recurrent_attention,
 )
-from octavo.ops.linear_attention_gpu import fla_attention
+from octavo.ops.linear_attention_gpu import fla_attention, fla_is_usable
 from tests.compare import assert_rms
 
 HEADS, KEY, VALUE = 3, 8, 6
@@ -232,6 +233,36 @@ def test_memory_of_the_backward_pass_is_linear() -> None:
 
 
 # ---- on a GPU
+
+
+def chunk_simple_gla(q, k, v, g_gamma=None, scale=None, initial_state=None, output_final_state=False, cu_seqlens=None,
+                     cu_seqlens_cpu=None):  # fmt: skip
+    """What the library's function of this name documents: log decays, [1, T, H, D], a scale of its own by default."""
+    assert all(x.dtype == torch.float32 and x.is_contiguous() for x in (q, k, v, initial_state))
+    assert output_final_state and cu_seqlens.tolist() == cu_seqlens_cpu.tolist()
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    lengths = cu_seqlens.diff().tolist()
+    out, states = recurrent_attention(q[0] * scale, k[0], v[0], -g_gamma, lengths, initial_state)
+    return out[None], states
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_gpu_library_is_asked_for_our_attention(dtype, monkeypatch) -> None:
+    """Its slopes, scale, layout and dtype; without a GPU its contract stands in for the library."""
+    for name in ("fla", "fla.ops", "fla.ops.simple_gla"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    sys.modules["fla.ops.simple_gla"].chunk_simple_gla = chunk_simple_gla
+    lengths, slopes = [70, 1, 5], decay_slopes(HEADS, 1, 4)
+    arguments = inputs(lengths, dtype)
+    wide = [x.detach().double().requires_grad_() for x in arguments]
+    expected = everything(recurrent_attention, wide, slopes, lengths)
+    for name, mine, theirs in zip(NAMES, everything(fla_attention, arguments, slopes, lengths), expected, strict=True):
+        assert_rms(mine, theirs, 1e-5 if mine.dtype == torch.float32 else 2.0**-8, name)
+
+
+def test_the_cpu_never_asks_the_gpu_library(monkeypatch) -> None:
+    monkeypatch.setattr("octavo.ops.linear_attention_gpu._installed", lambda: True)
+    assert not fla_is_usable(torch.zeros(1))
 
 
 @pytest.mark.gpu
