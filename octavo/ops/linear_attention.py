@@ -21,7 +21,10 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from octavo.ops.linear_attention_gpu import fla_attention, fla_is_usable
 from octavo.ops.precision import at_least_fp32
 
-BLOCK = 256  # rows a block: work within a block is quadratic in it, work between blocks is linear in the sequence
+BLOCK = 256  # rows a block, as MiniMax trains; any number gives the same result
+CPU_BLOCK = (
+    64  # 1.5 to 1.8 times faster there: products within a block are quadratic in it, and their results stay in cache
+)
 
 
 def decay_slopes(heads: int, layer: int, layers: int, alibi: bool = True, device: torch.device | None = None) -> Tensor:
@@ -71,7 +74,7 @@ def linear_attention(
             return decode_step(q, k, v, slopes, initial)
         if fla_is_usable(q):
             return fla_attention(q, k, v, slopes, lengths, initial)
-        return chunked_attention(q, k, v, slopes, lengths, initial)
+        return chunked_attention(q, k, v, slopes, lengths, initial, CPU_BLOCK if q.device.type == "cpu" else BLOCK)
 
 
 def decode_step(q: Tensor, k: Tensor, v: Tensor, slopes: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
