@@ -188,7 +188,7 @@ def test_missing_tokenizer(models, capsys, tmp_path) -> None:
 def test_every_verb_has_help_with_an_example(capsys) -> None:
     status, out, _ = octavo(capsys, "--help")
     assert status == 0
-    for verb in ("quickstart", "upcycle", "convert", "verify", "generate", "chat", "serve"):
+    for verb in ("quickstart", "upcycle", "lineage", "convert", "verify", "generate", "chat", "serve"):
         assert verb in out
         status, text, _ = octavo(capsys, verb, "--help")
         assert status == 0 and "Example: octavo " + verb in " ".join(text.split())
