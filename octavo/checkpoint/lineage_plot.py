@@ -4,7 +4,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from tempfile import mkstemp
 from textwrap import fill
 from typing import TYPE_CHECKING
 
@@ -54,15 +53,12 @@ def check_plot(out: Path) -> None:
 
 def draw(found: Lineage, out: Path) -> None:
     """Write the heat maps as the PNG `out`, which is replaced whole or not at all. Colours run from 0 to 1."""
-    handle, name = mkstemp(dir=out.parent, prefix=f".{out.name}.")
-    os.close(handle)
-    temporary = Path(name)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
         _figure(found).savefig(temporary, format="png", dpi=DPI)
-        temporary.chmod(0o644)  # mkstemp's is for its owner only
         os.replace(temporary, out)
     except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror})") from None
+        raise UserError(f"{out}: cannot be written ({error.strerror}); choose another place") from None
     finally:
         temporary.unlink(missing_ok=True)
 
