@@ -270,6 +270,18 @@ def test_new_units_of_the_three_matrices_are_drawn_apart() -> None:
     assert correlations.abs().max() < 0.1
 
 
+def test_the_number_of_new_units_is_the_floor_of_the_decimal_share() -> None:
+    shares = {
+        0.29: 29,
+        0.5: 50,
+        0.57: 57,
+        0.999: 99,
+        1.0: 100,
+        0.009: 0,
+    }  # 0.29 and 0.57 times 100 fall short in binary
+    assert {share: expert_inits.dropped_count(100, share) for share in shares} == shares
+
+
 def test_drop_claims_no_equality_and_says_how_far_off_it_is(tmp_path) -> None:
     source = parent(tmp_path)
     proof = upcycle(source, tmp_path / "child", UpcycleOptions(method="drop"))

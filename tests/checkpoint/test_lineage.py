@@ -135,6 +135,17 @@ def test_split_says_which_units_and_what_scale_also_when_it_is_spread() -> None:
     assert (found.kind, found.matched, found.first_unit) == ("split", 1.0, None)
 
 
+def test_a_matrix_of_large_entries_does_not_drown_the_other_two() -> None:
+    """w2 is new and 50 times as large: units are still found by their w1 and w3."""
+    generator = torch.Generator().manual_seed(0)
+    parent = feed_forward(generator)
+    parent.parts["w2"].mul_(50)
+    new = {"w2": 50 * torch.randn(80, 96, generator=generator)}
+    found = match(FeedForward({part: matrix.flip(0) for part, matrix in parent.parts.items()} | new), parent)
+    assert (found.kind, found.matched) == ("permuted", 1.0)
+    assert found.likeness == pytest.approx(2 / 3, abs=0.02) and abs(found.correlation["w2"]) < 0.05
+
+
 def test_blocks_do_not_change_the_answer(monkeypatch) -> None:
     generator = torch.Generator().manual_seed(0)
     parent = feed_forward(generator)
