@@ -40,15 +40,29 @@ file (`octavo verify {name}` or `sha256sum -c SHA256SUMS`); `octavo.json` record
 def _how(lineage: Mapping[str, Any]) -> str:
     if "method" not in lineage:
         return ""
-    router = f"router {lineage['router_init']}, seed {lineage['seed']}"
-    return f" (method {lineage['method']}: each expert starts as the parent's feed-forward; {router})"
+    experts = {
+        "copy": "each expert starts as the parent's feed-forward",
+        "permute": "each expert starts as the parent's feed-forward, its hidden units in an order of its own",
+        "split": f"each expert starts as 1/{lineage['granularity']} of the parent's feed-forward",
+        "drop": f"each expert starts as the parent's feed-forward with {lineage['drop_share']:.0%} of its units new",
+    }
+    method, router = lineage["method"], f"router {lineage['router_init']}, seed {lineage['seed']}"
+    return f" (method {method}: {experts[method]}; {router})"
 
 
 def _proof(lineage: Mapping[str, Any]) -> str:
     proof, window = lineage["proof"], lineage.get("equal_up_to_context")
     rounded = f" rounded to {proof['rounded_to']}" if proof["rounded_to"] else ""
-    text = (
-        f"\nOn {proof['tokens']} random ids its logits equal the parent's{rounded} within "
+    if lineage.get("exact", True):
+        text = f"\nOn {proof['tokens']} random ids its logits equal the parent's{rounded} within "
+    else:
+        text = (
+            f"\n**It does not compute what its parent does.** On {proof['tokens']} random ids its logits differ from "
+            f"the parent's{rounded} by up to {proof['stored_max_difference']:.2g} (RMS "
+            f"{proof['stored_rms_difference']:.2g}): it is meant to be trained first. With the parent's hidden units "
+            "put back in place of the new ones they equal the parent's within "
+        )
+    text += (
         f"{proof['max_difference']:.1e} (RMS {proof['rms_difference']:.1e}) at logits up to "
         f"{proof['largest_logit']:.0f}, both computed in fp32.\n"
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 from octavo.config import ModelConfig
 
+DENSE_NAMES = {"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"}  # an expert's matrices, as dense layers call them
 Index = tuple[Any, ...]  # how a tensor lies inside a larger one: expert number and rows; () is the whole
 
 
@@ -34,6 +35,12 @@ def tensor_table(config: ModelConfig) -> dict[str, TensorEntry]:
     if not config.tie_embeddings:
         table["lm_head.weight"] = TensorEntry((config.vocab_size, hidden), "lm_head.weight")
     return table
+
+
+def expert_of(name: str) -> tuple[int, int, str]:
+    """(layer, expert, w1 | w3 | w2) of `model.layers.{layer}.block_sparse_moe.experts.{expert}.{part}.weight`."""
+    _, _, layer, _, _, expert, part, _ = name.split(".")
+    return int(layer), int(expert), part
 
 
 def _layer_entries(config: ModelConfig, layer: int) -> Iterator[tuple[str, TensorEntry]]:

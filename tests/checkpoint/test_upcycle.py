@@ -14,7 +14,7 @@ from octavo.checkpoint.folder import FolderSource
 from octavo.checkpoint.load import load_decoder
 from octavo.checkpoint.proof import MAX_DIFFERENCE, RMS_DIFFERENCE, USUAL_LOGIT, Proof, compare
 from octavo.checkpoint.save import DecoderSource, save
-from octavo.checkpoint.upcycle import UpcycleOptions, upcycle
+from octavo.checkpoint.upcycle import METHODS, UpcycleOptions, upcycle
 from octavo.errors import UsageError, UserError
 from octavo.models import Decoder
 from tests.compare import assert_rms, assert_same
@@ -105,7 +105,7 @@ def test_rounding_to_bf16_is_told_from_a_wrong_conversion(tmp_path) -> None:
 def test_a_child_that_computes_something_else_is_not_written(tmp_path, monkeypatch) -> None:
     """Experts built wrongly (gate and up swapped) must not survive the proof."""
     monkeypatch.setattr(
-        "octavo.checkpoint.upcycle._PARENT_NAMES", {"w1": "up_proj", "w3": "gate_proj", "w2": "down_proj"}
+        "octavo.checkpoint.upcycle.DENSE_NAMES", {"w1": "up_proj", "w3": "gate_proj", "w2": "down_proj"}
     )
     with pytest.raises(UserError, match="does not compute what its parent does"):
         upcycle(parent(tmp_path), tmp_path / "child", UpcycleOptions())
@@ -189,7 +189,17 @@ def test_a_mixture_is_not_upcycled_again(tmp_path) -> None:
         ({"seed": -1}, "seed is -1"),
         ({"seed": 10**20}, "seed is 1"),
         ({"experts": 0}, "experts is 0"),
-        ({"method": "magic"}, "method is 'magic'"),
+        ({"method": "magic"}, "method is 'magic': choose one of copy, permute, split, drop"),
+        ({"granularity": 2}, "granularity is 2 with --method copy: only --method split"),
+        ({"method": "split", "granularity": 0}, "granularity is 0"),
+        ({"method": "split", "granularity": -2}, "granularity is -2"),
+        ({"method": "split", "top_k": 3}, "top-k is 3: .* multiple of the granularity .2."),
+        ({"method": "split", "experts": 7}, "experts is 7: .* multiple of the granularity .2."),
+        ({"method": "split", "granularity": 4, "top_k": 2}, "top-k is 2: .* multiple of the granularity .4."),
+        ({"drop_share": 0.3}, "drop-share is 0.3 with --method copy: only --method drop"),
+        ({"method": "drop", "drop_share": 1.1}, "drop-share is 1.1"),
+        ({"method": "drop", "drop_share": -0.1}, "drop-share is -0.1"),
+        ({"method": "drop", "drop_share": float("nan")}, "drop-share is nan"),
         ({"router_init": "zero"}, "router-init is 'zero'"),
     ],
 )
@@ -208,7 +218,8 @@ def test_one_expert_per_token_warns_that_the_router_cannot_learn(tmp_path, caplo
         assert caplog.text == ""
 
 
-def test_memory_is_a_few_tensors_whatever_the_depth(tmp_path) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_memory_is_a_few_tensors_whatever_the_depth(method, tmp_path) -> None:
     """No more than a handful of parent tensors are ever alive, at 2 layers or at 12."""
     most = {}
     for depth in (2, 12):
@@ -224,6 +235,6 @@ def test_memory_is_a_few_tensors_whatever_the_depth(tmp_path) -> None:
             return value
 
         source.tensor = tensor
-        upcycle(source, tmp_path / f"child{depth}", UpcycleOptions())
+        upcycle(source, tmp_path / f"child{depth}", UpcycleOptions(method=method))
         most[depth] = max(counts)
     assert most[2] == most[12] <= 3

@@ -92,6 +92,21 @@ def test_options_of_upcycle_reach_it(models, capsys, tmp_path) -> None:
     assert json.loads((tmp_path / "b/config.json").read_text())["torch_dtype"] == "bfloat16"
 
 
+def test_methods_of_upcycle_reach_it_and_drop_claims_no_equality(models, capsys, tmp_path) -> None:
+    split = ("--method", "split", "--granularity", 4, "--top-k", 4)
+    _, out, _ = octavo(capsys, "upcycle", models / "dense", tmp_path / "a", *split)
+    assert "Logits equal the parent's" in out
+    record = json.loads((tmp_path / "a/octavo.json").read_text())
+    assert (record["method"], record["granularity"], record["exact"]) == ("split", 4, True)
+    drop = ("--method", "drop", "--drop-share", 0.25)
+    _, out, _ = octavo(capsys, "upcycle", models / "dense", tmp_path / "b", *drop)
+    assert "NOT the parent's function: 25%" in out and "equal" not in out
+    record = json.loads((tmp_path / "b/octavo.json").read_text())
+    assert (record["method"], record["drop_share"], record["exact"]) == ("drop", 0.25, False)
+    _, out, _ = octavo(capsys, "upcycle", models / "dense", tmp_path / "c", *drop, "--json")
+    assert json.loads(out)["exact"] is False and json.loads(out)["proof"]["stored_rms_difference"] > 0.01
+
+
 def test_options_of_generate_reach_it(models, capsys, monkeypatch) -> None:
     whole = octavo(capsys, "generate", models / "mixture", "The capital", "--max-new-tokens", 12)[1]
     cut = octavo(capsys, "generate", models / "mixture", "The capital", "--max-new-tokens", 12, "--stop", whole[3:6])[1]
@@ -133,6 +148,7 @@ def test_chat_answers_streams_and_leaves(models, capsys, monkeypatch) -> None:
         (("upcycle", "{}/mixture", "{}/x"), 2, ("mixture of 5 experts already",)),
         (("upcycle", "{}/dense", "{}/x", "--top-k", "9"), 2, ("top-k is 9", "number of experts (8)")),
         (("upcycle", "{}/dense", "{}/x", "--method", "magic"), 2, ("method", "copy")),
+        (("upcycle", "{}/dense", "{}/x", "--granularity", "2"), 2, ("granularity is 2", "--method split")),
         (("upcycle", "{}/dense", "{}/x", "--dtype", "int3"), 2, ("--dtype", "bfloat16")),
         (("upcycle", "{}/absent", "{}/x"), 1, ("absent", "no such folder")),
         (("convert", "{}/dense", "{}/mixture"), 2, ("exists already",)),
@@ -172,7 +188,7 @@ def test_missing_tokenizer(models, capsys, tmp_path) -> None:
 def test_every_verb_has_help_with_an_example(capsys) -> None:
     status, out, _ = octavo(capsys, "--help")
     assert status == 0
-    for verb in ("quickstart", "inspect", "upcycle", "convert", "verify", "generate", "chat", "serve"):
+    for verb in ("quickstart", "inspect", "upcycle", "lineage", "convert", "verify", "generate", "chat", "serve"):
         assert verb in out
         status, text, _ = octavo(capsys, verb, "--help")
         assert status == 0 and "Example: octavo " + verb in " ".join(text.split())
