@@ -153,7 +153,7 @@ def attention_of_the_layout(tensors: dict[str, torch.Tensor], x: torch.Tensor, d
 
 def attention_of_the_decoder(decoder: Decoder, x: torch.Tensor) -> torch.Tensor:
     packing = Packing.from_lengths([len(x)])
-    rotary = rotary_table(packing.positions, inverse_frequencies(decoder.config.rope), torch.float64)
+    rotary = rotary_table(packing.positions, inverse_frequencies(decoder.config.rope))
     with torch.no_grad():
         return decoder.layers[0].attention(x, rotary, packing, None)
 

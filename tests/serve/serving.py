@@ -35,7 +35,8 @@ class Puppet(Generator):
 
     def __init__(self, *pieces: Piece | Exception, prompt_tokens: int = 5, pages: int = 10_000) -> None:
         config = SimpleNamespace(max_positions=pages * 32)
-        super().__init__(SimpleNamespace(num_pages=pages, num_slots=0, config=config), SimpleNamespace())  # type: ignore[arg-type]
+        runner = SimpleNamespace(num_pages=pages, num_slots=0, config=config)
+        super().__init__(runner, SimpleNamespace())  # type: ignore[arg-type]
         self._pieces, self._prompt_tokens = pieces, prompt_tokens
         self._steps = threading.Semaphore(0)
         self.may_encode = threading.Event()
