@@ -104,15 +104,16 @@ def chunked_attention(
     groups: dict[int, list[int]] = {}
     for sequence, length in enumerate(lengths):
         groups.setdefault(length, []).append(sequence)
-    rows = list(torch.arange(len(q), device=q.device).split(list(lengths)))
-    order = [torch.cat([rows[member] for member in members]) for members in groups.values()]
-    parts = [
-        _equally_long(q[index], k[index], v[index], slopes, initial[members], block)
-        for index, members in zip(order, groups.values(), strict=True)
-    ]
     members = torch.tensor([member for group in groups.values() for member in group], device=q.device)
+    rows = list(torch.arange(len(q), device=q.device).split(list(lengths)))
+    order = torch.cat([rows[member] for group in groups.values() for member in group])
+    # reordered once and then split: an index a group would cost the backward pass a whole gradient a group
+    sizes = [length * len(group) for length, group in groups.items()]
+    pieces = zip(*(x[order].split(sizes) for x in (q, k, v)), strict=True)
+    starts = initial[members].split([len(group) for group in groups.values()])
+    parts = [_equally_long(a, b, c, slopes, start, block) for (a, b, c), start in zip(pieces, starts, strict=True)]
     out, states = (torch.cat(kind) for kind in zip(*parts, strict=True))
-    return out[torch.cat(order).argsort()], states[members.argsort()]
+    return out[order.argsort()], states[members.argsort()]
 
 
 def _equally_long(
