@@ -14,7 +14,7 @@ from octavo.checkpoint.shards import StoredTensor, find_shards, read_headers, re
 from octavo.config import ModelConfig, from_params
 from octavo.errors import UserError
 
-_PARAMS = "params.json"
+PARAMS = "params.json"
 _NAMES = {
     "model.embed_tokens": "tok_embeddings",
     "model.norm": "norm",
@@ -35,18 +35,18 @@ _STACKED = re.compile(r"experts\.(\d+)\.(w[123])")
 
 def is_consolidated(folder: Path) -> bool:
     """Whether a folder holds this layout and not Hugging Face's, which is taken where a folder has both."""
-    has = (folder / _PARAMS).is_file() and not (folder / "config.json").exists()
+    has = (folder / PARAMS).is_file() and not (folder / "config.json").exists()
     return has and any(folder.glob("consolidated*"))
 
 
 class ConsolidatedSource(SafetensorsFolder):
     """A folder in Mistral's layout as a `Source`. Everything but the tensors' data is checked at construction."""
 
-    config_name, tied_field, head_name = _PARAMS, "tied_embeddings", "output.weight"
+    config_name, tied_field, head_name = PARAMS, "tied_embeddings", "output.weight"
 
     def __init__(self, path: Path, label: str | None = None) -> None:
         files = _stored_tensors(path)
-        config = from_params(read_json(path / _PARAMS), str(path / _PARAMS))
+        config = from_params(read_json(path / PARAMS), str(path / PARAMS))
         stacked = any(f".{_EXPERTS}" in name for name in files)
         places = {name: _place(name, entry, config, stacked) for name, entry in tensor_table(config).items()}
         super().__init__(path, label, config, files, places)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from octavo.config import PRESETS, ModelConfig, from_hf, preset
+from octavo.config import PRESETS, ModelConfig, from_hf, from_params, preset
 from octavo.errors import UserError
 
 
@@ -26,15 +26,7 @@ def inspect(spec: str) -> Inspected:
     # imported where they are needed: these bring torch or huggingface_hub, and a preset waits for neither
     path = Path(spec).expanduser()
     if path.is_dir():
-        from octavo.checkpoint.consolidated import is_consolidated
-        from octavo.checkpoint.folder import weight_files
-        from octavo.checkpoint.shards import read_json
-        from octavo.checkpoint.source import open_source
-
-        if weight_files(path) or is_consolidated(path):
-            return Inspected(open_source(path).config, "folder", True)
-        file = path / "config.json"
-        return Inspected(from_hf(read_json(file), str(file)), "folder without weights", False)
+        return _inspect_folder(path)
     if path.is_file():
         from octavo.checkpoint.gguf_source import GGUFSource
 
@@ -50,3 +42,16 @@ def inspect(spec: str) -> Inspected:
         return Inspected(from_hf(read_json(download_config(spec)), f"{spec}: config.json"), "hub", False)
     known = ", ".join(PRESETS)
     raise UserError(f"{spec}: no such folder or file, no preset ({known}) and not a hub name (owner/name)")
+
+
+def _inspect_folder(path: Path) -> Inspected:
+    from octavo.checkpoint.consolidated import PARAMS, is_consolidated
+    from octavo.checkpoint.folder import weight_files
+    from octavo.checkpoint.shards import read_json
+    from octavo.checkpoint.source import open_source
+
+    if weight_files(path) or is_consolidated(path):
+        return Inspected(open_source(path).config, "folder", True)
+    mistral = (path / PARAMS).is_file() and not (path / "config.json").exists()
+    file, read = (path / PARAMS, from_params) if mistral else (path / "config.json", from_hf)
+    return Inspected(read(read_json(file), str(file)), "folder without weights", False)

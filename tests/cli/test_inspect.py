@@ -15,6 +15,7 @@ from octavo.checkpoint.inspect import inspect
 from octavo.cli.figures_table import amount, figures_table, memory, ranges
 from octavo.config import PRESETS, LayerSpec, preset, to_hf
 from octavo.errors import UserError
+from tests.checkpoint import consolidated_files
 from tests.checkpoint import test_gguf as toy_gguf
 from tests.cli.test_cli import octavo, refused
 from tests.tiny import tiny_config, write_tiny_model
@@ -42,6 +43,16 @@ def test_a_folder_with_weights_and_its_config_alone(folder, tmp_path) -> None:
     assert (whole.config, whole.kind, whole.weights_checked) == (tiny_config("mixtral"), "folder", True)
     alone = inspect(str(write_config(tmp_path / "alone")))
     assert (alone.config, alone.kind, alone.weights_checked) == (whole.config, "folder without weights", False)
+
+
+@pytest.mark.parametrize("layout", ["dense", "per-expert", "stacked"])
+def test_mistrals_layout_with_weights_and_without(tmp_path, layout) -> None:
+    decoder = consolidated_files.tiny_decoder(layout)
+    path = consolidated_files.write(tmp_path / "mistral", decoder, layout)
+    found = inspect(str(path))
+    assert (found.kind, found.weights_checked) == ("folder", True) and found.config.layers == decoder.config.layers
+    (path / consolidated_files.WHOLE).unlink()
+    assert inspect(str(path)) == replace(found, kind="folder without weights", weights_checked=False)
 
 
 def test_an_index_without_its_shards_is_no_weights(tmp_path) -> None:
