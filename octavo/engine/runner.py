@@ -28,7 +28,8 @@ class StepBatch:
     positions: int64 [N], consecutive within a sequence; what lies before a sequence's first position is already in
     its pages. page_table: int64 [S, P]; token t of sequence s lies in page page_table[s, t // PAGE_TOKENS]; entries
     past the sequence's end are not read. state_slots: int64 [S], where each sequence's recurrent states lie, -1
-    for models without any; a sequence at position 0 begins with zeros whatever its slot held. logit_rows,
+    for models without any. A sequence at position 0 begins with zeros whatever its slot held; at any other position the
+    slot must hold the state of just that many tokens: unlike pages, a state cannot be rolled back. logit_rows,
     hidden_rows: int64, rows (0..N-1) whose logits or final hidden states are wanted.
     """
 

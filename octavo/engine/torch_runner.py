@@ -21,6 +21,8 @@ class TorchRunner:
     def __init__(self, decoder: Decoder, num_pages: int, num_slots: int = 1) -> None:
         self.decoder, self.config, self.num_pages = decoder, decoder.config, num_pages
         self.num_slots = num_slots if self.config.lightning_layers else 0
+        if self.config.lightning_layers and num_slots < 1:
+            raise ValueError(f"num_slots is {num_slots}: a model with lightning layers needs at least one")
         weight = decoder.embed.weight
         self._device = weight.device
         shape = (
@@ -39,11 +41,14 @@ class TorchRunner:
             dtype=torch.promote_types(weight.dtype, torch.float32),
             device=self._device,
         )
+        self._ages = np.full(self.num_slots, -1)  # tokens each slot's states have seen; -1 while a step changes them
 
     @torch.inference_mode()
     def step(self, batch: StepBatch) -> StepResult:
-        """Run the batch; see `Runner.step`. Raises ValueError for a batch that contradicts itself."""
+        """Run the batch; see `Runner.step`. Raises ValueError for a batch that contradicts itself or its slots."""
         batch.check(self.num_pages, self.config.vocab_size, self.num_slots)
+        if self.num_slots:
+            self._begin_states(batch)
         lengths = np.diff(batch.cu_seqlens).tolist()
         cached = batch.positions[batch.cu_seqlens[:-1]].tolist()
         packing = Packing.from_lengths(lengths, cached, self._device)
@@ -51,7 +56,19 @@ class TorchRunner:
         out = self.decoder(torch.from_numpy(batch.ids).to(self._device), packing, cache)
         logits = self.decoder.logits(out.hidden[torch.from_numpy(batch.logit_rows).to(self._device)])
         hidden = out.hidden[torch.from_numpy(batch.hidden_rows).to(self._device)].float()
+        if self.num_slots:
+            self._ages[batch.state_slots] = batch.positions[batch.cu_seqlens[1:] - 1] + 1
         return StepResult(logits.float().cpu().numpy(), hidden.cpu().numpy(), self._expert_counts(out.routings))
+
+    def _begin_states(self, batch: StepBatch) -> None:
+        """Keys and values can be written again; a state that has moved on cannot go back, so its age is checked."""
+        starts, ages = batch.positions[batch.cu_seqlens[:-1]], self._ages[batch.state_slots]
+        for slot, start, age in zip(batch.state_slots, starts, ages, strict=True):
+            if start not in (0, age):
+                held = "one that no whole step has left" if age < 0 else f"one after {age} tokens"
+                raise ValueError(f"state_slots: slot {slot} should hold the state after {start} tokens, but holds "
+                                 f"{held}: begin the sequence again at position 0")  # fmt: skip
+        self._ages[batch.state_slots] = -1
 
     def _expert_counts(self, routings: tuple[Routing | None, ...]) -> NDArray[np.int64]:
         counts = torch.zeros(len(routings), self.config.num_experts, dtype=torch.int64, device=self._device)

@@ -9,22 +9,22 @@ Three forms of it: `recurrent_attention` is the definition, token by token; `chu
 prompts and training; `decode_step` is one token of many sequences. `linear_attention` picks.
 
 Shapes: N rows of all sequences laid end to end, H heads, Dk and Dv the widths of keys and values, S sequences.
-Everything is computed in fp32 (fp64 stays fp64) whatever the inputs' dtype: the inputs are widened a block at a time.
+Everything is computed in fp32, or in fp64 where q or the states are, whatever the inputs' dtype and whatever autocast
+says: the inputs are widened a block at a time.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
 
 from octavo.ops.linear_attention_gpu import fla_attention, fla_is_usable
 from octavo.ops.precision import at_least_fp32
 
 BLOCK = 256  # rows a block, as MiniMax trains; any number gives the same result
-CPU_BLOCK = (
-    64  # 1.5 to 1.8 times faster there: products within a block are quadratic in it, and their results stay in cache
-)
+CPU_BLOCK = 64  # 1.7 times as fast there: products within a block are quadratic in it, and their results stay in cache
 
 
 def decay_slopes(heads: int, layer: int, layers: int, alibi: bool = True, device: torch.device | None = None) -> Tensor:
@@ -32,8 +32,11 @@ def decay_slopes(heads: int, layer: int, layers: int, alibi: bool = True, device
 
     `layer` counts from 0 over *all* layers, softmax ones too, so that the last ones remember longest. ALiBi's are
     2^(-8h/H) for h = 1 .. H; where H is no power of two, those of the power below it and then every other one of the
-    power above it (Press et al. 2022, as in MiniMax's code), or without `alibi` 2^(-8h/H) all the same.
+    power above it (Press et al. 2022, as in MiniMax's code), or without `alibi` 2^(-8h/H) all the same. Raises
+    ValueError for a layer that is none of them: its state would grow.
     """
+    if not 0 <= layer < layers:
+        raise ValueError(f"layer is {layer}: it must be between 0 and {layers - 1}")
     below = heads if not alibi else 1 << (heads.bit_length() - 1)
     base = [2.0 ** (-8 * h / below) for h in range(1, below + 1)]
     base += [2.0 ** (-8 * h / (2 * below)) for h in range(1, 2 * (heads - below), 2)]
@@ -45,17 +48,18 @@ def recurrent_attention(
     q: Tensor, k: Tensor, v: Tensor, slopes: Tensor, lengths: Sequence[int], initial: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """The definition, one token at a time; arguments and result of `linear_attention`."""
-    initial = _initial(q, v, slopes, lengths, initial)
+    initial = _initial(q, k, v, slopes, lengths, initial)
     ratio = (-slopes.to(initial.dtype)).exp()[:, None, None]
-    outputs, states = [], []
-    rows = iter(zip(*(at_least_fp32(x) for x in (q, k, v)), strict=True))
-    for state, length in zip(initial, lengths, strict=True):
-        for _ in range(length):
-            query, key, value = next(rows)
-            state = ratio * state + key[:, :, None] * value[:, None, :]
-            outputs.append((query[:, None, :] @ state)[:, 0])
-        states.append(state)
-    return torch.stack(outputs), torch.stack(states)
+    outputs, states = [initial.new_zeros(0, *v.shape[1:])], [initial[:0]]
+    rows = iter(zip(*(x.to(initial.dtype) for x in (q, k, v)), strict=True))
+    with _full_precision(q):
+        for state, length in zip(initial, lengths, strict=True):
+            for _ in range(length):
+                query, key, value = next(rows)
+                state = ratio * state + key[:, :, None] * value[:, None, :]
+                outputs.append((query[:, None, :] @ state).transpose(0, 1))
+            states.append(state[None])
+    return torch.cat(outputs), torch.cat(states)
 
 
 def linear_attention(
@@ -68,20 +72,20 @@ def linear_attention(
     after each sequence's last row [S, H, Dk, Dv], both fp32. Gradients flow to q, k, v and `initial`, from outputs and
     states. Raises ValueError for shapes that do not belong together.
     """
-    initial = _initial(q, v, slopes, lengths, initial)
-    with torch.autocast(q.device.type, enabled=False):  # it would make the matmuls of a block half precision
-        if all(length == 1 for length in lengths):
-            return decode_step(q, k, v, slopes, initial)
-        if fla_is_usable(q):
-            return fla_attention(q, k, v, slopes, lengths, initial)
-        return chunked_attention(q, k, v, slopes, lengths, initial, CPU_BLOCK if q.device.type == "cpu" else BLOCK)
+    initial = _initial(q, k, v, slopes, lengths, initial)
+    if all(length == 1 for length in lengths):
+        return decode_step(q, k, v, slopes, initial)
+    if fla_is_usable(q):
+        return fla_attention(q, k, v, slopes, lengths, initial)
+    return chunked_attention(q, k, v, slopes, lengths, initial, CPU_BLOCK if q.device.type == "cpu" else BLOCK)
 
 
 def decode_step(q: Tensor, k: Tensor, v: Tensor, slopes: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     """One token of each of S sequences: q, k [S, H, Dk], v [S, H, Dv], state [S, H, Dk, Dv]; returns as above."""
     q, k, v = (x.to(state.dtype) for x in (q, k, v))
     state = (-slopes.to(state.dtype)).exp()[:, None, None] * state + k[..., :, None] * v[..., None, :]
-    return (q[..., None, :] @ state)[..., 0, :], state
+    with _full_precision(q):
+        return (q[..., None, :] @ state)[..., 0, :], state
 
 
 def chunked_attention(
@@ -98,8 +102,8 @@ def chunked_attention(
     Sequences of one length go through together. Memory is linear in N, forward and backward: the backward pass
     recomputes what lies between the inputs and the outputs.
     """
-    initial = _initial(q, v, slopes, lengths, initial)
-    if len(set(lengths)) == 1:
+    initial = _initial(q, k, v, slopes, lengths, initial)
+    if len(set(lengths)) <= 1:
         return _equally_long(q, k, v, slopes, initial, block)
     groups: dict[int, list[int]] = {}
     for sequence, length in enumerate(lengths):
@@ -125,18 +129,26 @@ def _equally_long(
     return out.transpose(1, 2).flatten(0, 1), states
 
 
-def _initial(q: Tensor, v: Tensor, slopes: Tensor, lengths: Sequence[int], initial: Tensor | None) -> Tensor:
-    """The states to start from, after a check of all shapes."""
+def _initial(q: Tensor, k: Tensor, v: Tensor, slopes: Tensor, lengths: Sequence[int], initial: Tensor | None) -> Tensor:
+    """The states to start from, in the dtype to compute in, after a check of all shapes."""
     heads, shape = q.shape[1], (len(lengths), q.shape[1], q.shape[2], v.shape[2])
+    if k.shape != q.shape or v.shape[:2] != q.shape[:2]:
+        raise ValueError(f"q, k and v have shapes {list(q.shape)}, {list(k.shape)} and {list(v.shape)}: they need as "
+                         "many rows and heads, and q and k the same width")  # fmt: skip
     if slopes.shape != (heads,):
         raise ValueError(f"slopes have shape {list(slopes.shape)}: there are {heads} heads, so it must be [{heads}]")
-    if sum(lengths) != q.shape[0]:
-        raise ValueError(f"the lengths sum to {sum(lengths)}, but there are {q.shape[0]} rows")
+    if sum(lengths) != q.shape[0] or any(length < 0 for length in lengths):
+        raise ValueError(f"lengths sum to {sum(lengths)}: they must be 0 or more and sum to the {q.shape[0]} rows")
     if initial is None:
         return torch.zeros(shape, dtype=at_least_fp32(q[:0]).dtype, device=q.device)
     if initial.shape != shape:
         raise ValueError(f"the initial states have shape {list(initial.shape)}: expected {list(shape)}")
-    return at_least_fp32(initial)
+    return at_least_fp32(initial).to(torch.promote_types(at_least_fp32(q[:0]).dtype, initial.dtype))
+
+
+def _full_precision(x: Tensor) -> AbstractContextManager[object]:
+    """Autocast off, which would make matmuls half precision; the meta device has none."""
+    return nullcontext() if x.device.type == "meta" else torch.autocast(x.device.type, enabled=False)
 
 
 class _Decay:
@@ -176,6 +188,7 @@ class _Chunked(torch.autograd.Function):
     O = (Q K^T . M) V + lambda Q S,  S' = e^(-s m) S + (mu K)^T V;  and with P = dO V^T . M
     dQ = P K + lambda dO S^T,  dK = P^T Q + mu V G^T,  dV = (Q K^T . M)^T dO + mu K G,
     G of the block before = e^(-s m) G + (lambda Q)^T dO.
+    The backward pass is made of differentiable operations, so that second derivatives are right too.
     """
 
     @staticmethod
@@ -186,37 +199,45 @@ class _Chunked(torch.autograd.Function):
         ctx.block = block  # type: ignore[attr-defined]
         decay = _Decay(slopes, min(block, q.shape[2]), state.dtype)
         out = torch.empty_like(v, dtype=state.dtype)
-        for rows in _blocks(q.shape[2], block):
-            queries, keys, values = (x[:, :, rows].to(state.dtype) for x in (q, k, v))
-            size = queries.shape[2]
-            scores = (queries @ keys.transpose(-1, -2)).mul_(decay.within(size))
-            out[:, :, rows] = scores @ values + decay.from_start(size) * (queries @ state)
-            state = _advance(state, keys, values, decay)
+        with _full_precision(q):
+            for rows in _blocks(q.shape[2], block):
+                queries, keys, values = (x[:, :, rows].to(state.dtype) for x in (q, k, v))
+                size = queries.shape[2]
+                scores = (queries @ keys.transpose(-1, -2)).mul_(decay.within(size))
+                out[:, :, rows] = scores @ values + decay.from_start(size) * (queries @ state)
+                state = _advance(state, keys, values, decay)
         return out, state.clone() if q.shape[2] == 0 else state
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: FunctionCtx, d_out: Tensor, d_state: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, slopes, state = ctx.saved_tensors  # type: ignore[attr-defined]
-        blocks = list(_blocks(q.shape[2], ctx.block))  # type: ignore[attr-defined]
-        decay = _Decay(slopes, min(ctx.block, q.shape[2]), state.dtype)  # type: ignore[attr-defined]
-        dq = torch.empty_like(q, dtype=state.dtype)
-        dk, dv = torch.empty_like(k), torch.empty_like(v)
-        for rows in blocks:  # forwards, for what needs the states
-            keys, values = (x[:, :, rows].to(state.dtype) for x in (k, v))
-            dq[:, :, rows] = decay.from_start(keys.shape[2]) * (d_out[:, :, rows] @ state.transpose(-1, -2))
-            state = _advance(state, keys, values, decay)
-        for rows in reversed(blocks):  # backwards, for what needs the gradients of the states
-            queries, keys, values = (x[:, :, rows].to(state.dtype) for x in (q, k, v))
-            grad, size = d_out[:, :, rows], queries.shape[2]
-            within, to_end = decay.within(size), decay.to_end(size)
-            d_scores = (grad @ values.transpose(-1, -2)).mul_(within)
-            dq[:, :, rows] += d_scores @ keys
-            dk[:, :, rows] = d_scores.transpose(-1, -2) @ queries + to_end * (values @ d_state.transpose(-1, -2))
-            scores = (queries @ keys.transpose(-1, -2)).mul_(within)
-            dv[:, :, rows] = scores.transpose(-1, -2) @ grad + to_end * (keys @ d_state)
-            d_state = decay.whole(size) * d_state + (decay.from_start(size) * queries).transpose(-1, -2) @ grad
-        return dq.to(q.dtype), dk, dv, None, d_state, None
+        with _full_precision(q):  # a backward pass may be called inside autocast
+            return *_gradients(q, k, v, slopes, state, ctx.block, d_out, d_state), None  # type: ignore[attr-defined]
+
+
+def _gradients(
+    q: Tensor, k: Tensor, v: Tensor, slopes: Tensor, state: Tensor, block: int, d_out: Tensor, d_state: Tensor
+) -> tuple[Tensor | None, ...]:
+    """Of q, k, v, none of the slopes, and of the state."""
+    blocks = list(_blocks(q.shape[2], block))
+    decay = _Decay(slopes, min(block, q.shape[2]), state.dtype)
+    dq = torch.empty_like(q, dtype=state.dtype)
+    dk, dv = torch.empty_like(k), torch.empty_like(v)
+    for rows in blocks:  # forwards, for what needs the states
+        keys, values = (x[:, :, rows].to(state.dtype) for x in (k, v))
+        dq[:, :, rows] = decay.from_start(keys.shape[2]) * (d_out[:, :, rows] @ state.transpose(-1, -2))
+        state = _advance(state, keys, values, decay)
+    for rows in reversed(blocks):  # backwards, for what needs the gradients of the states
+        queries, keys, values = (x[:, :, rows].to(state.dtype) for x in (q, k, v))
+        grad, size = d_out[:, :, rows], queries.shape[2]
+        within, to_end = decay.within(size), decay.to_end(size)
+        d_scores = (grad @ values.transpose(-1, -2)).mul_(within)
+        dq[:, :, rows] += d_scores @ keys
+        dk[:, :, rows] = d_scores.transpose(-1, -2) @ queries + to_end * (values @ d_state.transpose(-1, -2))
+        scores = (queries @ keys.transpose(-1, -2)).mul_(within)
+        dv[:, :, rows] = scores.transpose(-1, -2) @ grad + to_end * (keys @ d_state)
+        d_state = decay.whole(size) * d_state + (decay.from_start(size) * queries).transpose(-1, -2) @ grad
+    return dq.to(q.dtype), dk, dv, None, d_state
 
 
 def _blocks(length: int, block: int) -> Iterator[slice]:

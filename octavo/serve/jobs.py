@@ -71,6 +71,7 @@ class Workers:
 
     def __init__(self, generator: Generator, running: int, waiting: int) -> None:
         self.generator = generator
+        running = min(running, generator.runner.num_slots or running)  # where there are states, each needs a slot
         self.gate = Gate(running, waiting, generator.runner.num_pages)
         self.threads: Executor = ThreadPoolExecutor(running, thread_name_prefix="octavo-generate")
         self.jobs: set[Job] = set()

@@ -115,9 +115,10 @@ def test_a_long_prompt_can_be_cancelled_between_its_steps(generator, monkeypatch
     assert steps == [5, 5, 5] and len(generator._free) == generator.runner.num_pages
 
 
-def test_threads_take_turns_and_get_the_answers_they_get_alone(decoder, tokenizer) -> None:
-    """More requests than memory: some wait for pages, none is disturbed by another's keys and values."""
-    generator = Generator.for_decoder(decoder, tokenizer, 128)
+@pytest.mark.parametrize("memory", ["pages", "slots"])
+def test_threads_take_turns_and_get_the_answers_they_get_alone(decoder, tokenizer, memory) -> None:
+    """More requests than memory: some wait for pages or slots, none is disturbed by another's keys, values, states."""
+    generator = Generator.for_decoder(decoder, tokenizer, 128 if memory == "pages" else 512)
     prompts = [PROMPT[i:] + str(i) for i in range(8)]
     alone = [generator.complete(prompt, greedy()).text for prompt in prompts]
     answers: dict[int, str] = {}

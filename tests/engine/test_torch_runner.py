@@ -159,3 +159,30 @@ def test_states_need_slots_of_their_own(slots) -> None:
     runner.step(both)
     with pytest.raises(ValueError, match=r"state_slots .* must be different numbers from 0 to 1"):
         runner.step(StepBatch(**{**both.__dict__, "state_slots": np.array(slots)}))
+
+
+def test_a_state_that_has_moved_on_is_not_taken_for_an_older_one(monkeypatch) -> None:
+    """Steps on keys and values can be repeated; on states they would count tokens twice."""
+    decoder = Decoder(tiny_config("minimax_text_01")).initialise().eval()
+    runner, ids = TorchRunner(decoder, PAGES, 2), tokens(40)
+    runner.step(batch([(ids[:30], 0, [1])]))
+    last = batch([(ids[30:], 30, [1, 2])], logit_rows=np.arange(10))
+    expected = runner.step(last).logits
+    with pytest.raises(ValueError, match="slot 1 should hold the state after 30 tokens, but holds one after 40"):
+        runner.step(last)
+    with pytest.raises(ValueError, match="slot 0 should hold .* but holds one that no whole step has left"):
+        runner.step(batch([(ids[30:], 30, [0, 2])]))
+    with monkeypatch.context() as patch:
+        patch.setattr(decoder, "logits", lambda hidden: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            runner.step(batch([(ids[:1], 40, [1, 2])]))
+    with pytest.raises(ValueError, match="no whole step has left"):
+        runner.step(batch([(ids[:1], 41, [1, 2])]))
+    runner.step(batch([(ids[:30], 0, [1])]))
+    assert np.array_equal(runner.step(last).logits, expected)
+
+
+def test_a_hybrid_needs_a_slot() -> None:
+    with pytest.raises(ValueError, match="num_slots is 0"):
+        TorchRunner(Decoder(tiny_config("minimax_text_01")), PAGES, 0)
+    assert TorchRunner(Decoder(tiny_config("mixtral")), PAGES, 0).num_slots == 0

@@ -23,7 +23,7 @@ from octavo.ops.linear_attention_gpu import fla_attention, fla_is_usable
 from tests.compare import assert_rms
 
 HEADS, KEY, VALUE = 3, 8, 6
-LENGTHS = [[1], [255], [256], [257], [600], [300, 1, 7, 513, 7], [5, 5, 5], [1, 1, 1], [0, 4, 256]]
+LENGTHS = [[1], [255], [256], [257], [600], [300, 1, 7, 513, 7], [5, 3, 9, 5, 3], [5, 5, 5], [1, 1, 1], [0, 4, 256]]
 NAMES = ("outputs", "states", "dq", "dk", "dv", "d initial")
 
 
@@ -126,16 +126,42 @@ def test_half_precision_inputs_are_computed_in_fp32() -> None:
     for name, mine, theirs in zip(NAMES, actual, expected, strict=True):
         rounded = name in ("dq", "dk", "dv")
         assert mine.dtype == (torch.bfloat16 if rounded else torch.float32)
-        assert_rms(mine, theirs, 2.0**-8 if rounded else 1e-5, name)
+        assert_rms(mine, theirs, 2e-3 if rounded else 1e-5, name)  # one rounding to bf16 is 1.7e-3
 
 
-def test_autocast_does_not_reach_inside() -> None:
-    q, k, v, initial = (x.detach() for x in inputs([300], torch.float32))
+@pytest.mark.parametrize("lengths", [[300], [1, 1]], ids=str)
+@pytest.mark.parametrize("form", [linear_attention, recurrent_attention])
+def test_autocast_does_not_reach_inside(form, lengths) -> None:
+    """Forward or backward: a loss is often differentiated inside the same block."""
     slopes = decay_slopes(HEADS, 1, 4)
+    expected = everything(form, inputs(lengths, torch.float32), slopes, lengths)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        out, state = linear_attention(q, k, v, slopes, [300], initial)
-    expected = linear_attention(q, k, v, slopes, [300], initial)
-    assert torch.equal(out, expected[0]) and torch.equal(state, expected[1])
+        actual = everything(form, inputs(lengths, torch.float32), slopes, lengths)
+    for name, mine, theirs in zip(NAMES, actual, expected, strict=True):
+        # outside of our code autograd differentiates the recurrence under autocast
+        bound = 1e-12 if form is linear_attention or name in ("outputs", "states") else 1e-2
+        assert_rms(mine, theirs, bound if lengths == [300] or name in ("outputs", "states") else 1e-2, name)
+
+
+@pytest.mark.parametrize("form", [linear_attention, chunked_attention, recurrent_attention])
+def test_the_widest_of_queries_and_states_decides(form) -> None:
+    q, k, v, initial = (x.detach() for x in inputs([20], torch.float64))
+    slopes = decay_slopes(HEADS, 1, 4)
+    for queries, states in ((torch.float64, torch.float32), (torch.float32, torch.float64)):
+        out, final = form(q.to(queries), k.to(queries), v.to(queries), slopes, [20], initial.to(states))
+        assert out.dtype == final.dtype == torch.float64
+    out, final = form(q.float(), k.float(), v.float(), slopes, [20], initial.bfloat16())
+    assert out.dtype == final.dtype == torch.float32
+
+
+def test_second_derivatives() -> None:
+    arguments = [x.detach()[:, :1, :3].contiguous().requires_grad_() for x in inputs([5, 4], torch.float64)[:3]]
+    initial = torch.randn(2, 1, 3, 3, dtype=torch.float64, requires_grad=True)
+
+    def form(q, k, v, initial):
+        return chunked_attention(q, k, v, decay_slopes(1, 0, 3), [5, 4], initial, 2)
+
+    assert torch.autograd.gradgradcheck(form, (*arguments, initial))
 
 
 @pytest.mark.parametrize("slope", [0.0, 1e-6, 0.917, 50.0, 1e4])
@@ -157,7 +183,7 @@ def test_no_exponent_is_positive(slope, monkeypatch) -> None:
         if theirs.norm() > 1e-30:
             assert_rms(mine, theirs, 1e-5, name)
         else:
-            assert name == "d initial" and slope > 1 and not mine.isnan().any()
+            assert name == "d initial" and slope > 1 and mine.abs().max() < 1e-30
 
 
 # ---- slopes
@@ -191,7 +217,11 @@ def test_the_last_layer_still_decays() -> None:
     [
         ({"slopes": torch.ones(4)}, r"slopes have shape \[4\]: there are 3 heads"),
         ({"slopes": torch.ones(3, 1, 1)}, r"slopes have shape \[3, 1, 1\]"),
-        ({"lengths": [3, 3]}, "the lengths sum to 6, but there are 5 rows"),
+        ({"lengths": [3, 3]}, "lengths sum to 6: they must be 0 or more and sum to the 5 rows"),
+        ({"lengths": [6, -1]}, "lengths sum to 5: they must be 0 or more"),
+        ({"k": torch.ones(1, 3, 8)}, r"shapes \[5, 3, 8\], \[1, 3, 8\] and \[5, 3, 6\]"),
+        ({"k": torch.ones(5, 3, 6)}, "q and k the same width"),
+        ({"v": torch.ones(5, 1, 6)}, "as many rows and heads"),
         ({"initial": torch.zeros(2, 3, 8, 6)}, r"initial states have shape \[2, 3, 8, 6\]: expected \[1, 3, 8, 6\]"),
         ({"initial": torch.zeros(1, 3, 6, 8)}, "initial states"),
     ],
@@ -199,9 +229,24 @@ def test_the_last_layer_still_decays() -> None:
 @pytest.mark.parametrize("form", [linear_attention, chunked_attention, recurrent_attention])
 def test_shapes_that_do_not_belong_together(form, change, message) -> None:
     q, k, v, initial = inputs([5], torch.float32)
-    arguments = {"slopes": torch.ones(3), "lengths": [5], "initial": initial} | change
+    arguments = {"q": q, "k": k, "v": v, "slopes": torch.ones(3), "lengths": [5], "initial": initial} | change
     with pytest.raises(ValueError, match=message):
-        form(q, k, v, **arguments)
+        form(**arguments)
+
+
+@pytest.mark.parametrize("layer", [-1, 4, 9])
+def test_a_layer_that_is_none_of_them_has_no_slopes(layer) -> None:
+    with pytest.raises(ValueError, match=f"layer is {layer}: it must be between 0 and 3"):
+        decay_slopes(4, layer, 4)
+
+
+@pytest.mark.parametrize("lengths", [[], [0], [0, 0]], ids=str)
+@pytest.mark.parametrize("form", [linear_attention, chunked_attention, recurrent_attention])
+def test_no_rows_leave_the_states_as_they_are(form, lengths) -> None:
+    q, k, v, initial = inputs(lengths, torch.float32)
+    out, states = form(q, k, v, torch.ones(3), lengths, initial)
+    assert out.shape == (0, HEADS, VALUE) and torch.equal(states, initial)
+    assert not lengths or states.data_ptr() != initial.data_ptr()
 
 
 # ---- memory

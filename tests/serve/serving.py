@@ -33,9 +33,9 @@ def tiny_generator(folder: Path) -> Generator:
 class Puppet(Generator):
     """Gives the pieces it was made with, one each time `step` is called; counts the answers under way."""
 
-    def __init__(self, *pieces: Piece | Exception, prompt_tokens: int = 5, pages: int = 10_000) -> None:
+    def __init__(self, *pieces: Piece | Exception, prompt_tokens: int = 5, pages: int = 10_000, slots: int = 0) -> None:
         config = SimpleNamespace(max_positions=pages * 32)
-        runner = SimpleNamespace(num_pages=pages, num_slots=0, config=config)
+        runner = SimpleNamespace(num_pages=pages, num_slots=slots, config=config)
         super().__init__(runner, SimpleNamespace())  # type: ignore[arg-type]
         self._pieces, self._prompt_tokens = pieces, prompt_tokens
         self._steps = threading.Semaphore(0)

@@ -163,6 +163,17 @@ def test_overload_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         assert httpx.post(url + CHAT, json=body()).status_code == 200
 
 
+def test_requests_wait_in_line_for_a_slot_of_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in a thread: there they would come in no order, and could not leave."""
+    generator = Puppet(*says("done"), slots=2)
+    with ThreadPoolExecutor(6) as pool, serving(generator) as url:
+        sent = [pool.submit(httpx.post, url + CHAT, json=body(), timeout=30) for _ in range(6)]
+        wait_until(lambda: generator.under_way == 2)
+        generator.step(100)
+        assert [one.result().status_code for one in sent] == [200] * 6
+        assert generator.most_under_way == 2
+
+
 def test_silence_is_filled_with_comments() -> None:
     generator = Puppet(*says("late"))
     with (
