@@ -38,7 +38,15 @@ _RESIDUAL: dict[str, dict[str, tuple[str, str]]] = {
 
 
 def read_pattern(read: Reader, layout: str, depth: int) -> list[Attention]:
-    """Attention kind of each of `depth` layers. Raises UserError for a missing or impossible pattern."""
+    """Attention kind of each of `depth` layers. Raises UserError for a missing, impossible or ambiguous pattern."""
+    pattern = _pattern(read, layout, depth)
+    other = _PATTERN[_other(layout)][0]
+    if read.values.get(other) is not None and _pattern(read, _other(layout), depth) != pattern:
+        raise UserError(f"{other} contradicts {_PATTERN[layout][0]}, which counts for model_type {layout}: remove it")
+    return pattern
+
+
+def _pattern(read: Reader, layout: str, depth: int) -> list[Attention]:
     field, words = _PATTERN[layout]
     kinds = {word: kind for kind, word in words.items()}
     pattern = read.values.get(field)
@@ -57,15 +65,20 @@ def read_residual(read: Reader, layout: str) -> ResidualConfig:
     official = layout == "minimax_text_01"
     post_norm = read.boolean("postnorm", not official)
     require(post_norm or official, "postnorm", post_norm, "transformers' minimax is always post-norm")
-    scales = {
-        kind: (read.number(alpha, 1.0), read.number(beta, 1.0)) for kind, (alpha, beta) in _RESIDUAL[layout].items()
-    }
+    scales: dict[str, tuple[float, float]] = {}
+    for kind, names in _RESIDUAL[layout].items():
+        alpha, beta = (read.finite(name, 1.0) for name in names)
+        scales[kind] = alpha, beta
+        for name, value, other in zip(names, (alpha, beta), _RESIDUAL[_other(layout)][kind], strict=True):
+            given = read.finite(other, value)
+            require(given == value, other, given, f"for model_type {layout} this is {name}, which is {value}")
     return ResidualConfig(post_norm=post_norm, **scales)
 
 
 def read_shared_width(read: Reader, layout: str) -> int:
     """Hidden width of the shared expert, 0 for none. Raises UserError where the layout has none, or another mix."""
     width = read.integer("shared_intermediate_size", 0)
+    require(width >= 0, "shared_intermediate_size", width, "it must be 0 (no shared expert) or above")
     if width:
         mode = read.values.get("shared_moe_mode", "sigmoid")
         require(layout == "minimax_text_01", "shared_intermediate_size", width, "transformers' minimax has none")
@@ -74,14 +87,25 @@ def read_shared_width(read: Reader, layout: str) -> int:
 
 
 def read_rotary_dim(read: Reader, rope: Mapping[str, Any], head_dim: int) -> int:
-    """Rotated entries of each head: `rotary_dim`, or `partial_rotary_factor` of a head, or all of it."""
-    factor = rope.get("partial_rotary_factor", read.values.get("partial_rotary_factor"))
-    if factor is None:
-        return read.integer("rotary_dim", head_dim)
-    width = int(Reader({"partial_rotary_factor": factor}).positive("partial_rotary_factor") * head_dim)
-    dim = read.integer("rotary_dim", width)
-    require(dim == width, "rotary_dim", dim, f"partial_rotary_factor {factor} of head_dim {head_dim} is {width}")
-    return dim
+    """Rotated entries of each head: `rotary_dim`, or `partial_rotary_factor` of a head, or all of it.
+
+    Either may stand at the top or in `rope`, the object of rotary's parameters; all that are there must agree.
+    """
+    said: list[tuple[str, float]] = []
+    for values in (read.values, rope):
+        if values.get("rotary_dim") is not None:
+            said.append(("rotary_dim", Reader(values).integer("rotary_dim")))
+        if values.get("partial_rotary_factor") is not None:
+            factor = Reader(values).positive("partial_rotary_factor")
+            said.append((f"partial_rotary_factor {factor} of head_dim {head_dim}", factor * head_dim))
+    for what, width in said:
+        if width != said[0][1] or width != int(width):
+            raise UserError(f"{said[0][0]} is {said[0][1]:g} and {what} is {width:g}: they must be one whole number")
+    return int(said[0][1]) if said else head_dim
+
+
+def _other(layout: str) -> str:
+    return LAYOUTS[1 - LAYOUTS.index(layout)]
 
 
 def write_fields(config: ModelConfig) -> dict[str, Any]:

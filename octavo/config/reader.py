@@ -1,6 +1,7 @@
 """Typed look-ups in a JSON object, with messages that name field and value."""
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
 from octavo.errors import UserError
@@ -40,6 +41,12 @@ class Reader:
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise UserError(f"{name} is {value!r}: expected a number")
         return float(value)
+
+    def finite(self, name: str, default: float) -> float:
+        """The finite number under `name`; `default` where it is missing or null."""
+        value = default if self.values.get(name) is None else self.number(name)
+        require(isfinite(value), name, value, "it must be finite")
+        return value
 
     def positive(self, name: str) -> float:
         """The finite number above 0 under `name`, as written."""

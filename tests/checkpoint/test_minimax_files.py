@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,30 @@ def test_the_released_config_as_its_copy_has_it() -> None:
 # ---- what is passed over
 
 
+def test_what_a_config_means_that_leaves_fields_out() -> None:
+    """The defaults of MiniMax's configuration class, and of `getattr` in its model."""
+    hf = {"model_type": "minimax_text_01", "vocab_size": 331, "hidden_size": 64, "intermediate_size": 40,
+          "num_hidden_layers": 2, "num_attention_heads": 16, "attn_type_list": [0, 1]}  # fmt: skip
+    config = from_hf(hf)
+    assert config.residual == ResidualConfig() and config.rope == RopeConfig(theta=1e6, dim=4)
+    assert (config.num_kv_heads, config.norm_eps, config.max_positions) == (8, 1e-5, 131072)
+    assert (config.num_experts, config.top_k, config.shared_intermediate_size) == (8, 2, 0)
+    assert from_hf({**hf, "shared_intermediate_size": 4}).shared_intermediate_size == 4
+    theirs = {**hf, "model_type": "minimax", "layer_types": ["linear_attention", "full_attention"]}
+    assert from_hf(theirs) == replace(config, family="minimax", residual=ResidualConfig(post_norm=True))
+
+
+def test_fields_of_both_layouts_may_stand_together_if_they_agree(folder) -> None:
+    expected = FolderSource(folder).config
+    edit_config(folder, layer_types=[{0: "linear_attention", 1: "full_attention"}[kind] for kind in (0, 0, 1, 0, 1)],
+                mlp_alpha_factor=1.9, rope_parameters={"rotary_dim": 8, "partial_rotary_factor": None})  # fmt: skip
+    assert FolderSource(folder).config == expected
+    edit_config(folder, rotary_dim="ABSENT", partial_rotary_factor=0.5)
+    assert FolderSource(folder).config == expected
+    edit_config(folder, partial_rotary_factor="ABSENT", rope_parameters={"partial_rotary_factor": 0.5})
+    assert FolderSource(folder).config == expected
+
+
 def test_auto_map_is_ignored_with_a_notice(folder, caplog) -> None:
     expected = logits(folder)
     (folder / "evil.py").write_text("raise SystemExit('code from a checkpoint ran')")
@@ -174,23 +199,46 @@ def test_rotary_dim_is_the_switch_for_whole_heads(folder) -> None:
         ({"rotary_dim": 18}, ["rotary dim is 18", "at most head_dim (16)"]),
         ({"rotary_dim": "8"}, ["rotary_dim is '8'", "integer"]),
         ({"partial_rotary_factor": 0.25}, ["rotary_dim is 8", "0.25", "is 4"]),
+        ({"rope_parameters": {"rotary_dim": 6}}, ["rotary_dim is 8 and rotary_dim is 6"]),
+        ({"rope_parameters": {"partial_rotary_factor": 0.25}}, ["rotary_dim is 8", "0.25", "is 4"]),
+        ({"partial_rotary_factor": 0.3, "rotary_dim": "ABSENT"}, ["0.3 of head_dim 16 is 4.8", "whole number"]),
         ({"partial_rotary_factor": -1}, ["partial_rotary_factor is -1"]),
         ({"layernorm_mlp_alpha": "big"}, ["layernorm_mlp_alpha is 'big'", "number"]),
+        ({"layernorm_mlp_beta": float("inf")}, ["layernorm_mlp_beta is inf", "finite"]),
+        ({"layernorm_mlp_alpha": "ABSENT", "mlp_alpha_factor": 3.5},
+         ["mlp_alpha_factor is 3.5", "layernorm_mlp_alpha, which is 1.0"]),
+        ({"model_type": "minimax"}, ["layer_types is None", "linear_attention"]),
+        ({"full_attn_beta_factor": 7}, ["full_attn_beta_factor is 7", "layernorm_full_attention_beta, which is 1.1"]),
+        ({"layer_types": ["linear_attention"] * 5}, ["layer_types contradicts attn_type_list", "remove it"]),
+        ({"layer_types": ["linear"] * 5}, ["layer_types[0] is 'linear'"]),
+        ({"shared_intermediate_size": -4}, ["shared_intermediate_size is -4"]),
         ({"postnorm": 1}, ["postnorm is 1", "true or false"]),
         ({"shared_intermediate_size": 8, "shared_moe_mode": "softmax"}, ["shared_moe_mode is 'softmax'", "sigmoid"]),
         ({"shared_intermediate_size": [8]}, ["shared_intermediate_size is [8]"]),
         ({"router_jitter_noise": 0.1}, ["router_jitter_noise is 0.1"]),
-        ({"model_type": "minimax"}, ["layer_types is None", "linear_attention"]),
-        ({"model_type": "minimax", "layer_types": ["linear_attention"] * 5, "postnorm": False}, ["always post-norm"]),
-        ({"model_type": "minimax", "layer_types": ["linear_attention"] * 5, "shared_intermediate_size": 4},
-         ["shared_intermediate_size is 4", "has none"]),
-        ({"model_type": "minimax", "layer_types": ["linear_attention"] * 4 + ["sliding_attention"]},
-         ["layer_types[4] is 'sliding_attention'", "full_attention"]),
     ],
 )  # fmt: skip
 def test_impossible_configs(folder, changes, words) -> None:
     edit_config(folder, **changes)
     refused(folder, "config.json", *words)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"layer_types": "ABSENT"}, ["layer_types is None", "'linear_attention' (lightning)"]),
+        ({"layer_types": ["linear_attention"] * 4 + ["sliding_attention"]},
+         ["layer_types[4] is 'sliding_attention'", "full_attention"]),
+        ({"attn_type_list": [1] * 5}, ["attn_type_list contradicts layer_types", "model_type minimax"]),
+        ({"layernorm_mlp_alpha": 3.5}, ["layernorm_mlp_alpha is 3.5", "mlp_alpha_factor, which is 1.9"]),
+        ({"postnorm": False}, ["postnorm is False", "always post-norm"]),
+        ({"shared_intermediate_size": 4}, ["shared_intermediate_size is 4", "has none"]),
+    ],
+)  # fmt: skip
+def test_impossible_configs_of_transformers_layout(tmp_path, changes, words) -> None:
+    write_tiny_model(tmp_path / "model", "minimax")
+    edit_config(tmp_path / "model", **changes)
+    refused(tmp_path / "model", "config.json", *words)
 
 
 def test_a_wrong_number_of_slopes(folder) -> None:

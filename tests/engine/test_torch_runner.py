@@ -103,7 +103,9 @@ def test_a_used_slot_begins_anew_at_position_0() -> None:
 
 def test_states_stay_fp32_in_a_bf16_model() -> None:
     runner = TorchRunner(Decoder(tiny_config("minimax_text_01")).initialise().bfloat16(), PAGES)
+    runner.step(batch([(tokens(40), 0, [0, 1])]))
     assert runner._states.dtype == torch.float32 and runner._keys.dtype == torch.bfloat16
+    assert (runner._states != runner._states.bfloat16()).double().mean() > 0.9
     assert runner._states.shape == (3, 1, 6, 16, 16) and runner._keys.shape[0] == 2
 
 

@@ -29,6 +29,9 @@ SHAPES = {
     "power of two": {"num_heads": 8, "num_kv_heads": 2},
     "shared expert": {"shared_intermediate_size": 24},
     "pre-norm": {"residual": ResidualConfig(lightning=(1.3, 0.7), softmax=(1.1, 1.2), mlp=(0.9, 1.4))},
+    "released alpha and beta": {
+        "residual": ResidualConfig(post_norm=True, lightning=(3.5566, 1.0), softmax=(3.5566, 1.0), mlp=(3.5566, 1.0))
+    },
     "whole heads rotated": {"rope": RopeConfig(theta=1e4, dim=16)},
     "two entries rotated": {"rope": RopeConfig(theta=100.0, dim=2)},
 }
@@ -165,6 +168,43 @@ def test_every_known_fault_shows(fault, tmp_path, monkeypatch) -> None:
     assert departure(decoder, tmp_path / "model") < BOUND
     FAULTS[fault](monkeypatch, decoder)
     assert departure(decoder, tmp_path / "model") > 10 * BOUND
+
+
+# ---- half precision
+
+
+def test_a_bf16_layer_keeps_slopes_states_and_norm_in_fp32() -> None:
+    """Against the same bf16 weights in float64: what is bf16 are the projections, everything between them is not."""
+    layer, twin = (LightningAttention(config(), 3) for _ in range(2))
+    for index, (parameter, other) in enumerate(zip(layer.parameters(), twin.parameters(), strict=True)):
+        torch.nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(index))
+        other.data = parameter.data.bfloat16().double()
+    layer.bfloat16()
+    assert layer.slopes().dtype == torch.float32 and torch.equal(layer.slopes(), twin.slopes())
+    seen: dict[str, torch.Tensor] = {}
+    layer.norm.register_forward_hook(lambda module, inputs, output: seen.update(y=inputs[0], normed=output))
+    layer.out_proj.register_forward_pre_hook(lambda module, inputs: seen.update(gated=inputs[0]))
+    qkv = layer.qkv_proj.register_forward_hook(lambda module, inputs, output: seen.update(qkv=output))
+    cache, x = OneState(), torch.randn(LENGTH, 48, generator=torch.Generator().manual_seed(9)).bfloat16()
+    layer(x, None, Packing.from_lengths([LENGTH]), cache)
+    qkv.remove()
+    # from the rounded projections on, the float64 twin has to find the same numbers
+    q, k, v = torch.nn.functional.silu(seen["qkv"]).double().unflatten(-1, (6, 3, -1)).unbind(2)
+    out, state = recurrent_attention(q, k, v, twin.slopes(), [LENGTH])
+    assert_rms(seen["y"], out.flatten(-2), BOUND, "before the norm")
+    assert_rms(cache.stored, state, BOUND, "state")
+    assert_rms(seen["normed"], twin.norm(out.flatten(-2)), BOUND, "after the norm")
+    assert seen["y"].dtype == cache.stored.dtype == torch.float32 and seen["gated"].dtype == torch.bfloat16
+
+
+class OneState:
+    """A cache that begins empty and remembers what it was given."""
+
+    def states(self, layer: int) -> torch.Tensor:
+        return torch.zeros(1, 6, 16, 16)
+
+    def store_states(self, layer: int, states: torch.Tensor) -> None:
+        self.stored = states
 
 
 # ---- packed documents
