@@ -1,66 +1,102 @@
 """Contents of chat messages in the form that a template reads.
 
 A message's content is a string or a list of parts ({"type": "text", "text": ...}), and many templates know one form
-only. Some fail on the other; MiniMax-Text-01's silently leaves strings out, and reads no part but the first. What a
-template reads is found by trying it.
+only, some another one for system prompts. Some fail on the other; MiniMax-Text-01's silently leaves strings out, and
+reads no part but the first. What a template does with a conversation is found by a rehearsal: the same messages with a
+word of ours for each text, in one form after another, until every word comes out.
 """
 
+import logging
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from octavo.data.chat_template import ChatTemplate
 from octavo.errors import UserError
 
-Form = Literal["string", "parts", "one part"]
-_WORDS = ("octavo-probe-1", "octavo-probe-2")
+logger = logging.getLogger(__name__)
+
+Form = Literal["as given", "one part", "string"]
+# what system prompts and what all other messages become, in the order of trying
+_PLANS: tuple[tuple[Form, Form], ...] = (
+    ("as given", "as given"),
+    ("one part", "one part"),
+    ("string", "string"),
+    ("string", "one part"),
+    ("one part", "string"),
+)
+_MOST_KEPT = 1000
 
 
 class ContentForms:
-    """Which forms a template reads; each is tried once, when it is first asked about."""
+    """What a template reads. A conversation of the same roles and forms is rehearsed once."""
 
     def __init__(self, template: ChatTemplate) -> None:
         self._template = template
-        self._reads: dict[Form, bool] = {}
+        self._plans: dict[tuple[Any, ...], tuple[Form, Form]] = {}
 
     def fit(self, messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """`messages` with every text where the template reads it. Parts that are joined get a line break between them;
-        contents that are not all text stay as they are."""
-        return [
-            {**message, "content": self._content(message["content"])} if "content" in message else dict(message)
-            for message in messages
-        ]
+        contents that are not all text stay as they are. Warns of texts that the template leaves out in every form."""
+        texts = [_texts(message.get("content")) for message in messages]
+        kind = tuple(
+            (message.get("role"), type(message.get("content")), len(own), "tool_calls" in message)
+            for message, own in zip(messages, texts, strict=True)
+        )
+        plan = self._plans.get(kind)
+        return _dressed(messages, texts, self._rehearse(messages, texts, kind) if plan is None else plan)
 
-    def reads(self, form: Form) -> bool:
-        """Whether a user's content of this form shows, whole, in what the template writes."""
-        if form not in self._reads:
-            self._reads[form] = self._shows(form)
-        return self._reads[form]
+    def _rehearse(
+        self, messages: Sequence[Mapping[str, Any]], texts: list[list[str]], kind: tuple[Any, ...]
+    ) -> tuple[Form, Form]:
+        words = [[f"octavo{i}probe{j}" if text else "" for j, text in enumerate(own)] for i, own in enumerate(texts)]
+        wanted = {word for own in words for word in own if word}
+        most, best, refused = -1, _PLANS[0], False
+        for plan in _PLANS:
+            try:
+                shown = wanted & _shown(self._template.render(_dressed(messages, words, plan)))
+            except UserError:
+                refused = True  # by the template, or because it was late: not to be kept
+                continue
+            if len(shown) > most:
+                most, best = len(shown), plan
+            if shown == wanted:
+                break
+        if 0 <= most < len(wanted):
+            logger.warning("the chat template leaves out %d of %d texts of this conversation, as strings and as parts",
+                           len(wanted) - most, len(wanted))  # fmt: skip
+        if most == len(wanted) or not refused:
+            if len(self._plans) >= _MOST_KEPT:
+                self._plans.clear()
+            self._plans[kind] = best
+        return best
 
-    def _content(self, content: Any) -> Any:
-        given: Form = "string" if isinstance(content, str) else "parts"
-        texts = [content] if isinstance(content, str) else _texts(content)
-        if not texts or self.reads(given):
-            return content
-        other: Form = "parts" if given == "string" else "string"
-        joined = "\n".join(texts)
-        for form in ("one part", other):
-            if self.reads(form):
-                return joined if form == "string" else [{"type": "text", "text": joined}]
-        return content
 
-    def _shows(self, form: Form) -> bool:
-        texts = _WORDS if form == "parts" else ["\n".join(_WORDS)]
-        content = texts[0] if form == "string" else [{"type": "text", "text": text} for text in texts]
-        try:
-            written = self._template.render([{"role": "user", "content": content}])
-        except UserError:
-            return False
-        # a list written out by Python or as JSON shows its words too
-        return all(word in written for word in _WORDS) and "'text':" not in written and '"text":' not in written
+def _dressed(
+    messages: Sequence[Mapping[str, Any]], texts: list[list[str]], plan: tuple[Form, Form]
+) -> list[dict[str, Any]]:
+    """The messages with these texts, in the plan's forms."""
+    fitted = []
+    for message, own in zip(messages, texts, strict=True):
+        form = plan[0] if message.get("role") == "system" else plan[1]
+        if form == "as given":
+            form = "string" if isinstance(message.get("content"), str) else "as given"
+        parts = own if form == "as given" else ["\n".join(own)]
+        content = parts[0] if form == "string" else [{"type": "text", "text": text} for text in parts]
+        fitted.append({**message, "content": content} if own else dict(message))
+    return fitted
+
+
+def _shown(written: str) -> set[str]:
+    """The words of a rehearsal that were written, but for those in a list that was written out as Python or JSON."""
+    read = re.sub(r"""(['"])text\1: (['"]).*?\2""", "", written, flags=re.DOTALL | re.IGNORECASE)
+    return {word.lower() for word in re.findall(r"octavo\d+probe\d+", read, re.IGNORECASE)}
 
 
 def _texts(content: Any) -> list[str]:
-    """The texts of a list of text parts; nothing for any other content."""
+    """The texts of a content that is all text; nothing for any other."""
+    if isinstance(content, str):
+        return [content]
     parts = content if isinstance(content, list) else []
     texts = [part["text"] for part in parts if isinstance(part, Mapping) and isinstance(part.get("text"), str)]
     return texts if len(texts) == len(parts) else []

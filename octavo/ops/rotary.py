@@ -34,7 +34,7 @@ def rotary_table(positions: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor
     """cos and sin of position * frequency, each fp32 [N, dim/2].
 
     positions: integer [N]; frequencies: fp32 [dim/2]. Plain fp32, as in training: at position 4 million the fastest
-    pairs are off by up to a quarter radian, and a more precise table would not be what the weights have learnt.
+    pairs are off by about a tenth of a radian, and a more precise table would not be what the weights have learnt.
     """
     angles = positions.to(torch.float32)[:, None] * frequencies
     return angles.cos(), angles.sin()

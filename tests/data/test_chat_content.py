@@ -1,6 +1,9 @@
 """Strings and lists of parts reach every template in the form that it reads; MiniMax-Text-01's special tokens."""
 
 import json
+import logging
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer as Backend
@@ -14,7 +17,6 @@ from tests.data.chat_templates import CONVERSATIONS, TEMPLATES
 from tests.tiny import tiny_tokenizer_files
 
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
-FORMS = ("string", "parts", "one part")
 
 # As the released template is described: only the first part of a content is read, and tools come after all messages.
 MINIMAX = """{% for message in messages %}{% if message['role'] == 'system' -%}
@@ -34,23 +36,59 @@ def text(content: str) -> list[dict[str, str]]:
     return [{"type": "text", "text": content}]
 
 
+# Llama-3.2-Vision's way: users may send parts, a system prompt must be a string
+MIXED = """{% if messages[0].role == 'system' %}{{ messages[0].content | trim }};
+{%- set messages = messages[1:] %}{% endif %}
+{%- for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}{% for part in m.content -%}
+{{ part.text }}{% endfor %}{% endif %};{% endfor %}"""
+DEMANDING = "{% if messages[0].role != 'system' %}{{ raise_exception('a system prompt first') }}{% endif %}" + MINIMAX
+STRICT = (
+    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('alternate') }}"
+)
+STRICT += "{% endif %}{{ m.content + ';' }}{% endfor %}"
+LOUD = "{% for m in messages %}{{ m.content | upper }};{% endfor %}"
+EXAMPLE = """Answer as {"type": "text", "text": "..."}: {% for m in messages %}{{ m.content }};{% endfor %}"""
+KEYS = "{{ messages | tojson }}"
+SYSTEM = [("system", "Be brief."), ("user", "Hi"), ("assistant", "Yes."), ("user", "And?")]
+PLAIN = SYSTEM[1:]
+
+
+def written(source: str, conversation: list[tuple[str, str]], form: Callable[[str], Any]) -> str:
+    template = ChatTemplate(source, SPECIAL)
+    return template.render(ContentForms(template).fit([{"role": r, "content": form(c)} for r, c in conversation]))
+
+
+@pytest.mark.parametrize("conversation", [SYSTEM, PLAIN, SYSTEM[:2], PLAIN[:1]], ids=len)
 @pytest.mark.parametrize(
-    ("source", "read"),
+    "source",
     [
-        (MINIMAX, ["one part"]),
-        (TEMPLATES["chatml"], ["string"]),
-        (TEMPLATES["llama3"], ["string"]),  # it would write a list out as Python does
-        (TEMPLATES["mixtral"], ["string"]),
-        (TEMPLATES["tools"], ["string", "one part"]),
-        (PARTS_LOOP, ["parts", "one part"]),
-        (TEMPLATES["fails"], []),
-        ("{{ messages | tojson }}", ["string"]),
-        ("{{ raise_exception('no') }}", []),
+        MINIMAX,
+        DEMANDING,
+        MIXED,
+        STRICT,
+        LOUD,
+        EXAMPLE,
+        KEYS,
+        PARTS_LOOP,
+        *(TEMPLATES[n] for n in ("chatml", "llama3", "tools")),
     ],
 )
-def test_what_a_template_reads(source, read) -> None:
-    forms = ContentForms(ChatTemplate(source, SPECIAL))
-    assert [form for form in FORMS if forms.reads(form)] == read
+def test_strings_and_lists_come_out_alike(source, conversation) -> None:
+    """Every text is there whatever form it came in, and no list is written out."""
+    try:
+        as_strings = written(source, conversation, str)
+    except UserError:  # it refuses such a conversation in any form
+        with pytest.raises(UserError):
+            written(source, conversation, text)
+        return
+    as_parts = written(source, conversation, text)
+    if source == KEYS:  # it writes out whatever it gets
+        assert '"content": "Hi"' in as_strings and '"content": "Hi"' in as_parts
+        return
+    for _, content in conversation:
+        assert content.lower() in as_strings.lower() and content.lower() in as_parts.lower()
+    assert "'type'" not in as_parts and as_parts.count('"text":') == as_strings.count('"text":')
+    assert as_parts == as_strings or source in (TEMPLATES["tools"], MIXED, PARTS_LOOP)
 
 
 def test_minimax_text_01_with_strings_and_lists() -> None:
@@ -86,14 +124,40 @@ def test_what_is_not_text_stays_as_it_is(source, content) -> None:
     )
 
 
-def test_each_form_is_tried_once(monkeypatch) -> None:
+def test_a_kind_of_conversation_is_rehearsed_once(monkeypatch) -> None:
     template, calls = ChatTemplate(MINIMAX), []
     render = template.render
     monkeypatch.setattr(template, "render", lambda *a, **k: calls.append(1) or render(*a, **k))
     forms = ContentForms(template)
-    for _ in range(3):
-        forms.fit([{"role": "user", "content": "Hi"}])
-    assert len(calls) == 2
+    for content in ("Hi", "Ho", "Hey"):
+        forms.fit([{"role": "user", "content": content}])
+    assert len(calls) == 2  # as given, then as parts
+    forms.fit([{"role": "user", "content": text("Hi")}])
+    assert len(calls) == 3
+
+
+def test_a_rehearsal_that_failed_is_not_remembered(monkeypatch) -> None:
+    """A machine under load may kill a rendering; the next conversation must not lose its texts for it."""
+    template = ChatTemplate(MINIMAX)
+    forms, messages = ContentForms(template), [{"role": "user", "content": "Hi"}]
+
+    def late(*_: Any, **__: Any) -> str:
+        raise UserError("took longer than its limit of 5 seconds")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(template, "render", late)
+        assert forms.fit(messages) == messages
+    assert forms.fit(messages) == [{"role": "user", "content": text("Hi")}]
+
+
+def test_texts_that_no_form_brings_out_are_warned_of(caplog) -> None:
+    forms = ContentForms(ChatTemplate("{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}"))
+    with caplog.at_level(logging.WARNING):
+        fitted = forms.fit([{"role": "system", "content": "secret"}, {"role": "user", "content": text("Hi")}])
+    assert fitted[1]["content"] == "Hi"
+    assert [r.getMessage() for r in caplog.records] == [
+        "the chat template leaves out 1 of 2 texts of this conversation, as strings and as parts"
+    ]
 
 
 def test_through_the_tokenizer() -> None:
