@@ -44,7 +44,7 @@ def _how(lineage: Mapping[str, Any]) -> str:
         "copy": "each expert starts as the parent's feed-forward",
         "permute": "each expert starts as the parent's feed-forward, its hidden units in an order of its own",
         "split": f"each expert starts as 1/{lineage['granularity']} of the parent's feed-forward",
-        "drop": f"each expert starts as the parent's feed-forward with {lineage['drop_share']:.0%} of its units new",
+        "drop": f"each expert starts as the parent's feed-forward, {percent(lineage['drop_share'])} of its units new",
     }
     method, router = lineage["method"], f"router {lineage['router_init']}, seed {lineage['seed']}"
     return f" (method {method}: {experts[method]}; {router})"
@@ -69,3 +69,8 @@ def _proof(lineage: Mapping[str, Any]) -> str:
     if window:
         text += f"The parent's sliding window was dropped: equality is stated within {window} tokens.\n"
     return text
+
+
+def percent(share: float) -> str:
+    """A share for people, rounded neither to nothing nor to all: 0.4%, 50%, 99.9%."""
+    return f"{share:.0%}" if 0.01 <= share <= 0.99 or share in (0, 1) else f"{100 * share:.3g}%"

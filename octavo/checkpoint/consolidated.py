@@ -8,6 +8,7 @@ wk are reordered. A layer's experts may lie stacked, as in the first Mixtral fil
 import re
 from pathlib import Path
 
+from octavo.checkpoint.folder import weight_files
 from octavo.checkpoint.names import TensorEntry, tensor_table
 from octavo.checkpoint.safetensors_folder import Place, SafetensorsFolder
 from octavo.checkpoint.shards import StoredTensor, find_shards, read_headers, read_json
@@ -34,9 +35,11 @@ _STACKED = re.compile(r"experts\.(\d+)\.(w[123])")
 
 
 def is_consolidated(folder: Path) -> bool:
-    """Whether a folder holds this layout and not Hugging Face's, which is taken where a folder has both."""
-    has = (folder / PARAMS).is_file() and not (folder / "config.json").exists()
-    return has and any(folder.glob("consolidated*"))
+    """Whether a folder's weights are in this layout and not in Hugging Face's, which is taken where there are both."""
+    if not ((folder / PARAMS).is_file() and any(folder.glob("consolidated*"))):
+        return False
+    others = weight_files(folder) or (folder / "model.safetensors.index.json").exists()
+    return not ((folder / "config.json").exists() and others)
 
 
 class ConsolidatedSource(SafetensorsFolder):

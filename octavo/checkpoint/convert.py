@@ -105,7 +105,7 @@ def storage_dtype(source: Source, wanted: torch.dtype | None) -> torch.dtype:
 def display_name(source: Source) -> str:
     """The source's name without the folders of this machine."""
     path = Path(source.label)
-    return path.name if path.exists() else source.label
+    return path.resolve().name if path.exists() else source.label
 
 
 def _generation_config(config: ModelConfig) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from math import isfinite
 import torch
 from torch import Tensor
 
+from octavo.checkpoint.card import percent
 from octavo.checkpoint.expert_inits import dropped_units, unit_axis
 from octavo.checkpoint.names import DENSE_NAMES, expert_of
 from octavo.checkpoint.proof import Proof, compare
@@ -32,10 +33,10 @@ class DropProof(Proof):
     def summary(self) -> str:
         """What the terminal says: first that the two are not equal."""
         return (
-            f"NOT the parent's function: {self.put_back_share:.0%} of each expert's hidden units are new, and logits "
-            f"differ by up to {self.stored_max_difference:.2g} (RMS {self.stored_rms_difference:.2g}) on {self.tokens} "
-            f"random ids. Proven: with the parent's units put back the difference is {self.max_difference:.1e} (bound "
-            f"{self.max_bound:.0e})."
+            f"NOT the parent's function: {percent(self.put_back_share)} of each expert's hidden units are new, and "
+            f"logits differ by up to {self.stored_max_difference:.2g} (RMS {self.stored_rms_difference:.2g}) on "
+            f"{self.tokens} random ids. Proven: with the parent's units put back the difference is "
+            f"{self.max_difference:.1e} (bound {self.max_bound:.0e})."
         )
 
 
@@ -70,6 +71,7 @@ class _Restored:
 
     def __init__(self, parent: Source, child: Source, share: float, seed: int) -> None:
         self._parent, self._child, self._share, self._seed = parent, child, share, seed
+        self._last: dict[str, Tensor] = {}  # of each part, the parent's matrix that was used last
         self.config, self.label, self.licence, self.dtype = child.config, child.label, child.licence, child.dtype
         self.side_files, self.check = child.side_files, child.check
 
@@ -78,7 +80,15 @@ class _Restored:
         if ".experts." not in name:
             return value
         layer, expert, part = expert_of(name)
-        whole = self._parent.tensor(f"model.layers.{layer}.mlp.{DENSE_NAMES[part]}.weight")
+        whole = self._whole(f"model.layers.{layer}.mlp.{DENSE_NAMES[part]}.weight", part)
         axis = unit_axis(part)
         units = dropped_units(whole.shape[axis], self._share, self._seed, layer, expert)
         return value.index_copy_(axis, units, whole.index_select(axis, units).to(value.dtype))
+
+    def _whole(self, name: str, part: str) -> Tensor:
+        if name not in self._last:
+            self._last = {
+                kept: tensor for kept, tensor in self._last.items() if kept.split(".")[2] == name.split(".")[2]
+            }
+            self._last[name] = self._parent.tensor(name)
+        return self._last[name]

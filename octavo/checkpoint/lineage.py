@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from octavo.checkpoint.card import percent
 from octavo.checkpoint.convert import display_name
 from octavo.checkpoint.names import DENSE_NAMES, tensor_table
 from octavo.checkpoint.source import Source
@@ -22,6 +23,7 @@ from octavo.errors import UsageError, UserError
 from octavo.progress import Progress, silent
 
 _UNCHANGED = 0.9999  # likeness from which on experts are called untrained; rounding to bf16 leaves 0.999998
+_STRIKING = 0.2  # correlation of a whole matrix that is worth a word where no hidden unit is found
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class LayerLineage:
 
 @dataclass(frozen=True)
 class Lineage:
-    """What `compare_lineage` found. shared: embeddings, final norm and head; not_compared: tensors of one side only."""
+    """What `compare_lineage` found. shared: embeddings, final norm and head; not_compared: tensors of one
+    side only, or of other shapes."""
 
     parent: str
     child: str
@@ -60,22 +63,24 @@ class Lineage:
         if len(kinds) > 1:
             counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
             return f"the {len(self.experts)} experts differ in kind: {counts}"
-        kind = next(iter(kinds))
+        kind, experts = next(iter(kinds)), self.experts
         if kind == "unrelated":
-            return "no expert is related to the parent's feed-forward"
-        first = self.experts[0]
-        part = Fraction(first.units, first.parent_units)
-        share = fmean(expert.matched for expert in self.experts)
-        scale = fmean(expert.scale["w2"] for expert in self.experts if expert.scale)
+            means = {part: fmean(expert.correlation[part] for expert in experts) for part in PARTS}
+            alike = ", ".join(f"{part} {mean:.2f}" for part, mean in means.items() if mean > _STRIKING)
+            though = f", though some matrices are ({alike})" if alike else ""
+            return f"no expert is related to the parent's feed-forward{though}"
+        share = fmean(expert.matched for expert in experts)
+        scale = fmean(expert.scale["w2"] for expert in experts if expert.scale)
+        part = Fraction(experts[0].units, experts[0].parent_units)
         sentence = {
             "copy": "every expert is a copy of the parent's feed-forward",
             "permuted": "every expert is a copy of the parent's feed-forward with its hidden units permuted",
             "split": f"every expert is {part} of the parent's feed-forward, with w2 times {scale:.3g}",
-            "drop": f"every expert has {share:.0%} of the parent's hidden units, the others are new",
+            "drop": f"every expert has {percent(share)} of the parent's hidden units, the others are new",
         }[kind]
-        if kind == "split" and share < 0.995:
-            sentence += f" and {1 - share:.0%} of its units new"
-        likeness = fmean(expert.likeness for expert in self.experts)
+        if kind != "drop" and share < 1:
+            sentence += f"; {percent(1 - share)} of its units are not found there"
+        likeness = fmean(expert.likeness for expert in experts)
         if likeness < _UNCHANGED:
             sentence += f"; trained on since (likeness of units {likeness:.2f})"
         return sentence
@@ -94,13 +99,15 @@ def compare_lineage(parent: Source, child: Source, progress: Progress = silent) 
     """
     _check_comparable(parent, child)
     theirs, ours = tensor_table(parent.config), tensor_table(child.config)
-    common = [name for name in ours if name in theirs and not _in_expert(name)]
+    common = [
+        name for name in ours if name in theirs and not _in_expert(name) and ours[name].shape == theirs[name].shape
+    ]
     shared: dict[int, dict[str, float]] = {layer: {} for layer in range(-1, child.config.num_layers)}
     for done, name in enumerate(common, start=1):
         layer, short = _place(name)
         shared[layer][short] = _correlation(name, parent, child)
         progress("shared tensors", done, len(common))
-    lost = sorted(name for name in theirs.keys() ^ ours.keys() if not _in_expert(name))
+    lost = sorted(name for name in (theirs.keys() | ours.keys()) - set(common) if not _in_expert(name))
     layers = []
     for layer in range(child.config.num_layers):
         layers.append(LayerLineage(layer, _experts(parent, child, layer), shared[layer]))
@@ -123,8 +130,8 @@ def _check_comparable(parent: Source, child: Source) -> None:
             raise UsageError(f"{parent.label} and {child.label} differ in {what} ({getattr(a, field)} and "
                              f"{getattr(b, field)}): tensors of different shapes cannot be compared")  # fmt: skip
     if b.intermediate_size > a.intermediate_size:
-        raise UsageError(f"{child.label}: its experts are {b.intermediate_size} wide and {parent.label}'s feed-forward "
-                         f"is {a.intermediate_size}; give the wider model first")  # fmt: skip
+        raise UsageError(f"{child.label}: its feed-forwards are {b.intermediate_size} wide and {parent.label}'s "
+                         f"{a.intermediate_size}; give the wider model first")  # fmt: skip
     for layer in range(a.num_layers):
         n, m = _count(a, layer), _count(b, layer)
         if n and m and n != m:

@@ -42,9 +42,13 @@ class _Panel:
 def check_plot(out: Path) -> None:
     """Raise UsageError for a name that is not a PNG's, UserError without matplotlib or a folder to write to."""
     if out.suffix.lower() != ".png":
-        raise UsageError(f"--plot is {out}: the file must end in .png")
+        raise UsageError(f"--plot is {out}: the file's name must end in .png")
+    if out.is_dir():
+        raise UsageError(f"--plot is {out}: that is a folder; give the name of a file")
     if not out.parent.is_dir():
         raise UserError(f"{out.parent}: no such folder; make it first")
+    if not os.access(out.parent, os.W_OK):
+        raise UserError(f"{out.parent}: cannot be written; choose another place")
     try:
         import matplotlib  # noqa: F401
     except ImportError:
@@ -78,7 +82,7 @@ def _figure(found: Lineage) -> "Figure":
     title = "\n".join(
         fill(line, int(size[0] * 13)) for line in (f"{found.child} against {found.parent}", found.verdict)
     )
-    figure.text(_LEFT / size[0], 1 - 0.12 / size[1], title, fontsize=11, va="top")
+    figure.text(_LEFT / size[0], 1 - 0.12 / size[1], title, fontsize=11, va="top", parse_math=False)
     left = _LEFT
     for name, panels in groups:
         figure.text(left / size[0], (_BOTTOM + height + 0.47) / size[1], name, fontsize=10, weight="bold")

@@ -53,16 +53,23 @@ def open_source(spec: str | Path) -> Source:
 
     Raises UserError when there is nothing of the kind, or when what is there cannot be used.
     """
-    from octavo.checkpoint.consolidated import ConsolidatedSource, is_consolidated
     from octavo.checkpoint.folder import FolderSource
     from octavo.checkpoint.gguf_source import GGUFSource
     from octavo.checkpoint.hub import download, is_hub_name
 
     path = Path(spec).expanduser()
     if path.is_dir():
-        return ConsolidatedSource(path) if is_consolidated(path) else FolderSource(path)
+        return open_folder(path)
     if path.is_file():
         return GGUFSource(path)
     if is_hub_name(str(spec)):
         return FolderSource(download(str(spec)), label=str(spec))
     raise UserError(f"{spec}: no such folder or file, and not a hub name (owner/name)")
+
+
+def open_folder(path: Path) -> Source:
+    """The checkpoint in a folder, in Hugging Face's layout or else Mistral's. Raises UserError as `open_source`."""
+    from octavo.checkpoint.consolidated import ConsolidatedSource, is_consolidated
+    from octavo.checkpoint.folder import FolderSource
+
+    return ConsolidatedSource(path) if is_consolidated(path) else FolderSource(path)

@@ -1,7 +1,9 @@
 """How near one feed-forward is to another, hidden unit by hidden unit, and which unit is which.
 
 A unit is row i of w1, row i of w3 and column i of w2, so all three are held here with units as rows: [F, H]. Two
-units are as alike as the mean of the three cosines between their parts, which no scale on one of the matrices changes.
+units are the same if each of the three cosines between their parts says so, and as alike as the mean of the three. No
+positive scale on one of the matrices changes that. Trap: turning a unit's signs in w3 and w2 leaves the function as it
+is, but counts as another unit here.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,7 +18,8 @@ from octavo.errors import UserError
 PARTS = ("w1", "w3", "w2")
 SKETCH = 256  # estimates a likeness to within 1 / sqrt(SKETCH) = 0.06, one standard deviation
 RELATED, WHOLE = 0.05, 0.95  # shares of matched units: below the first unrelated, from the second on a whole copy
-_IN_PLACE = 0.25  # share of units found at their own number that makes a search for others needless
+_FEWEST = 0.005  # share that is enough where the units found are not only related but the same
+_SAME = 0.9  # likeness of such units
 _BLOCK = 1024  # rows at a time: neither fp32 copies nor F x F likenesses are ever whole
 _FLAT = 1e-6  # variance over mean square at which fp32 sums no longer tell a tensor from a constant
 
@@ -26,9 +29,9 @@ class ExpertMatch:
     """How one expert relates to the feed-forward it is compared with.
 
     kind: copy, permuted, split, drop or unrelated. units, parent_units: how wide the two are. matched: share of the
-    expert's units that are found in the parent; likeness: their mean. aligned: Pearson correlation of w1, w3 and w2
-    with units as they are numbered, None when the widths differ. correlation: the same with each unit against the one
-    that it is likest to (of all units, found or not). scale: least-squares factor on the parent's matrix, over
+    expert's units that are found in the parent; likeness: its mean over those. aligned: Pearson correlation of w1, w3
+    and w2 with units as they are numbered, None when the widths differ. correlation: the same with each unit against
+    the one that it is likest to (of all units, found or not). scale: least-squares factor on the parent's matrix, over
     matched units. first_unit: the parent's unit that comes first, where the units are consecutive ones of the parent.
     """
 
@@ -66,26 +69,27 @@ class FeedForward:
 def match(child: FeedForward, parent: FeedForward) -> ExpertMatch:
     """Compare an expert with a feed-forward of at least its width.
 
-    Units are searched for only when few are in their place. Raises UserError for weights that are not finite.
+    Units that are not in their place are searched for. Raises UserError for weights that are not finite.
     """
-    threshold = least_likeness(child.hidden)
+    threshold = least_cosine(child.hidden)
     aligned = _sums(child, parent, None) if child.units == parent.units else None
     order, sums = None, aligned
-    if aligned is None or (likeness(aligned) >= threshold).double().mean() < _IN_PLACE:
-        found = _likest(child, parent)
+    in_place = torch.zeros(child.units, dtype=torch.bool) if aligned is None else _agree(aligned, threshold)
+    if aligned is None or in_place.double().mean() < WHOLE:
+        found = _search(child, parent, in_place)
         searched = _sums(child, parent, found)
-        if aligned is None or _share(searched, threshold) > _share(aligned, threshold):
+        if aligned is None or _agree(searched, threshold).sum() > in_place.sum():
             order, sums = found, searched
     assert sums is not None
-    alike = likeness(sums)
-    matched = alike >= threshold
+    matched, alike = _agree(sums, threshold), cosines(sums).mean(0)
     share = matched.double().mean().item()
+    likeness = alike[matched].mean().item() if share else 0.0
     return ExpertMatch(
-        kind=_kind(share, child.units < parent.units, order is not None),
+        kind=_kind(share, likeness, child.units < parent.units, order is not None),
         units=child.units,
         parent_units=parent.units,
         matched=share,
-        likeness=alike[matched].mean().item() if share else 0.0,
+        likeness=likeness,
         aligned=None if aligned is None else {part: pearson(aligned[part]) for part in PARTS},
         correlation={part: pearson(sums[part]) for part in PARTS},
         scale={part: _slope(sums[part][matched]) for part in PARTS} if share else None,
@@ -93,12 +97,15 @@ def match(child: FeedForward, parent: FeedForward) -> ExpertMatch:
     )
 
 
-def least_likeness(hidden: int) -> float:
-    """The likeness from which two units count as the same: six standard deviations of chance, and at least 0.25.
+def least_cosine(hidden: int) -> float:
+    """What each of the three cosines of two units must reach for them to count as the same.
 
-    The cosine of two random vectors of n entries has the standard deviation 1 / sqrt(n); here three are averaged.
+    Three standard deviations of chance, and at least 0.25.
+
+    The cosine of two random vectors of n entries has the standard deviation 1 / sqrt(n), so that all three reach this
+    with a probability of 0.00135^3.
     """
-    return max(0.25, 6 / (3 * hidden) ** 0.5)
+    return max(0.25, 3 / hidden**0.5)
 
 
 def row_sums(x: Tensor, y: Tensor, order: Tensor | None = None) -> Tensor:
@@ -109,8 +116,9 @@ def row_sums(x: Tensor, y: Tensor, order: Tensor | None = None) -> Tensor:
     """
     sums = torch.empty(x.shape[0], 6, dtype=torch.float64)
     sums[:, 0] = x.shape[1]
+    dtype = torch.float64 if x.shape[1] == 1 else torch.float32  # vectors are small, and norms nearly constant
     for rows in _blocks(x.shape[0]):
-        a, b = x[rows].float(), y[rows if order is None else order[rows]].float()
+        a, b = x[rows].to(dtype), y[rows if order is None else order[rows]].to(dtype)
         for column, values in enumerate((a, b, a * a, b * b, a * b), start=1):
             sums[rows, column] = values.sum(1).double()
     if not sums.isfinite().all():
@@ -125,27 +133,33 @@ def pearson(sums: Tensor) -> float:
     """
     n, x, y, xx, yy, xy = sums.sum(0).tolist()
     var_x, var_y = xx - x * x / n, yy - y * y / n
-    if var_x <= _FLAT * xx or var_y <= _FLAT * yy:
+    flat = _FLAT if sums[0, 0] > 1 else _FLAT**2  # rows of one entry were summed in fp64
+    if var_x <= flat * xx or var_y <= flat * yy:
         return float(xx == yy == xy)
     return (xy - x * y / n) / (var_x * var_y) ** 0.5
 
 
-def likeness(sums: Mapping[str, Tensor]) -> Tensor:
-    """fp64 [F]: of each unit with its partner, the mean of the cosines of their three parts.
+def cosines(sums: Mapping[str, Tensor]) -> Tensor:
+    """fp64 [3, F]: of each unit's three parts with those of its partner.
 
     Two parts that are zero are alike (1), a zero and another are not (0).
     """
-    cosines = []
+    found = []
     for part in PARTS:
         _, _, _, xx, yy, xy = sums[part].unbind(1)
-        cosines.append(torch.where(xx * yy > 0, xy / (xx * yy).sqrt(), (xx == yy).double()))
-    return torch.stack(cosines).mean(0)
+        found.append(torch.where(xx * yy > 0, xy / (xx * yy).sqrt(), (xx == yy).double()))
+    return torch.stack(found)
 
 
-def _likest(child: FeedForward, parent: FeedForward) -> Tensor:
-    """int64 [F]: for each unit of the child, the parent's unit with the likest sketch."""
-    best = torch.empty(child.units, dtype=torch.int64)
-    for rows in _blocks(child.units):
+def _agree(sums: Mapping[str, Tensor], threshold: float) -> Tensor:
+    """bool [F]: units whose three parts are all alike."""
+    return cosines(sums).min(0).values >= threshold
+
+
+def _search(child: FeedForward, parent: FeedForward, in_place: Tensor) -> Tensor:
+    """int64 [F]: for each unit of the child itself if it is in place, else the parent's unit of likest sketch."""
+    best = torch.arange(child.units)
+    for rows in (~in_place).nonzero()[:, 0].split(_BLOCK):
         best[rows] = (child.sketch[rows] @ parent.sketch.T).argmax(1)
     return best
 
@@ -154,12 +168,8 @@ def _sums(child: FeedForward, parent: FeedForward, order: Tensor | None) -> dict
     return {part: row_sums(child.parts[part], parent.parts[part], order) for part in PARTS}
 
 
-def _share(sums: Mapping[str, Tensor], threshold: float) -> float:
-    return (likeness(sums) >= threshold).double().mean().item()
-
-
-def _kind(share: float, narrower: bool, moved: bool) -> str:
-    if share < RELATED:
+def _kind(share: float, likeness: float, narrower: bool, moved: bool) -> str:
+    if share < (_FEWEST if likeness >= _SAME else RELATED):
         return "unrelated"
     if narrower:
         return "split"

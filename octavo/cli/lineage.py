@@ -31,12 +31,12 @@ def run(
         check_plot(plot)
     with progress_bar() as progress:
         found = compare_lineage(open_source(parent), open_source(child), progress)
-    if plot is not None:
-        draw(found, plot)
-        say(f"drew {plot}")
     if not as_json:
         _print_table(found)
     report(f"{found.child} from {found.parent}: {found.verdict}.", found.as_dict(), as_json)
+    if plot is not None:  # last: whatever is wrong with the place, hours of comparing are not lost
+        draw(found, plot)
+        say(f"drew {plot}")
 
 
 def _print_table(found: "Lineage") -> None:

@@ -23,6 +23,7 @@ from octavo.checkpoint.load import load_decoder
 from octavo.checkpoint.names import tensor_table
 from octavo.checkpoint.save import DecoderSource
 from octavo.checkpoint.source import open_source
+from octavo.cli import main
 from octavo.errors import UserError
 from octavo.models import Decoder
 from octavo.models.packing import Packing
@@ -151,6 +152,32 @@ def attention_of_the_layout(tensors: dict[str, torch.Tensor], x: torch.Tensor, d
     return torch.einsum("hqk,khd->qhd", scores.softmax(-1), v).flatten(1) @ weights["wo"].T
 
 
+def test_beside_a_config_json_whose_weights_are_elsewhere(tmp_path) -> None:
+    """Mistral's repositories have both; a download may hold this half of the weights only."""
+    folder = write(tmp_path / "model", tiny_decoder())
+    (folder / "config.json").write_text("{}")
+    assert isinstance(open_source(folder), ConsolidatedSource)
+    (folder / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(UserError, match="weight_map|model_type"):
+        open_source(folder)
+
+
+def test_verify_takes_this_layout(tmp_path, capsys) -> None:
+    folder = write(tmp_path / "model", tiny_decoder())
+    sums = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}" for file in sorted(folder.iterdir())]
+    (folder / "SHA256SUMS").write_text("\n".join(sums) + "\n")
+    main_status(["verify", str(folder)], 0)
+    assert "4 files unchanged" in capsys.readouterr().out
+    (folder / "params.json").write_text((folder / "params.json").read_text() + " ")
+    main_status(["verify", str(folder)], 1)
+
+
+def main_status(arguments: list[str], status: int) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert (left.value.code or 0) == status
+
+
 def attention_of_the_decoder(decoder: Decoder, x: torch.Tensor) -> torch.Tensor:
     packing = Packing.from_lengths([len(x)])
     rotary = rotary_table(packing.positions, inverse_frequencies(decoder.config.rope))
@@ -234,6 +261,7 @@ import sys
 from pathlib import Path
 from octavo.checkpoint.shards import read_part
 from octavo.checkpoint.source import open_source
+from octavo.cli import main
 
 def peak() -> int:
     return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))) // 1024

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +113,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch) -> None:
     assert out.read_text() == "old" and [path.name for path in tmp_path.iterdir()] == ["out.png"]
     lineage_plot.draw(lineage(), out)
     assert out.read_bytes().startswith(b"\x89PNG") and [path.name for path in tmp_path.iterdir()] == ["out.png"]
-    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "a_folder.png").mkdir()
     with pytest.raises(UserError, match=r"folder\.png: cannot be written \(Is a directory\); choose another"):
         lineage_plot.draw(lineage(), tmp_path / "folder.png")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.png", "out.png"]
@@ -127,6 +128,12 @@ def test_mistakes_are_told_before_the_work(tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UserError, match=r"pip install 'octavo\[plot\]'"):
         lineage_plot.check_plot(tmp_path / "fine.png")
+    with pytest.raises(UsageError, match=r"must end in \.png"):
+        lineage_plot.check_plot(tmp_path / ".png")
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(UsageError, match="that is a folder"):
+        lineage_plot.check_plot(tmp_path / "folder.png")
+    (tmp_path / "folder.png").rmdir()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -165,6 +172,15 @@ def test_the_table_has_a_row_for_each_layer_and_the_verdict_last(pair, capsys, t
     assert lines[3] == "embed_tokens 1.000, norm 1.000, lm_head 1.000"
     assert lines[4].startswith("child from parent: every expert is a copy") and "permuted" in lines[4]
     assert len(lines) == 5 and "drew" in err and pixels(tmp_path / "map.png").shape[1] > 700
+
+
+def test_a_name_is_not_read_as_mathematics(pair, tmp_path) -> None:
+    from octavo.checkpoint.lineage import compare_lineage
+    from octavo.checkpoint.source import open_source
+
+    found = compare_lineage(open_source(pair / "parent"), open_source(pair / "child"))
+    lineage_plot.draw(replace(found, parent=r"a$b\zz$", child="$x"), tmp_path / "map.png")
+    assert (tmp_path / "map.png").is_file()
 
 
 def test_json_is_one_object_alone_on_standard_output(pair, capsys) -> None:

@@ -237,4 +237,4 @@ def test_memory_is_a_few_tensors_whatever_the_depth(method, tmp_path) -> None:
         source.tensor = tensor
         upcycle(source, tmp_path / f"child{depth}", UpcycleOptions(method=method))
         most[depth] = max(counts)
-    assert most[2] == most[12] <= 3
+    assert most[2] == most[12] <= (5 if method == "drop" else 3)  # drop's proof keeps one dense feed-forward
