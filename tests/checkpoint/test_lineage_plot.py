@@ -113,7 +113,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch) -> None:
     assert out.read_text() == "old" and [path.name for path in tmp_path.iterdir()] == ["out.png"]
     lineage_plot.draw(lineage(), out)
     assert out.read_bytes().startswith(b"\x89PNG") and [path.name for path in tmp_path.iterdir()] == ["out.png"]
-    (tmp_path / "a_folder.png").mkdir()
+    (tmp_path / "folder.png").mkdir()
     with pytest.raises(UserError, match=r"folder\.png: cannot be written \(Is a directory\); choose another"):
         lineage_plot.draw(lineage(), tmp_path / "folder.png")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.png", "out.png"]
