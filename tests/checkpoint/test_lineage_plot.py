@@ -11,6 +11,7 @@ import pytest
 from octavo.checkpoint import lineage_plot
 from octavo.checkpoint.lineage import LayerLineage, Lineage
 from octavo.checkpoint.unit_match import ExpertMatch
+from octavo.cli.lineage import _row as lineage_row
 from octavo.errors import UsageError, UserError
 
 matplotlib = pytest.importorskip("matplotlib")
@@ -93,6 +94,18 @@ def test_as_stored_and_matched_are_drawn_apart_only_where_they_differ(tmp_path) 
     assert pixels(tmp_path / "wide.png").shape[1] > pixels(tmp_path / "narrow.png").shape[1] + 300
 
 
+def test_each_panel_and_column_shows_its_own_tensor() -> None:
+    found = lineage(2, 2, aligned=False)
+    for number, layer in enumerate(found.layers):
+        object.__setattr__(layer, "shared", {"input_layernorm": 0.1 + number, "self_attn.q_proj": 0.2 + number})
+        for expert in layer.experts:
+            object.__setattr__(expert, "correlation", {"w1": 0.1, "w3": 0.3, "w2": 0.2})
+    (_, experts), (_, (shared,)) = lineage_plot._groups(found)
+    assert [(panel.title, panel.values) for panel in experts] == [
+        ("w1 (gate)", [[0.1] * 2] * 2), ("w3 (up)", [[0.3] * 2] * 2), ("w2 (down)", [[0.2] * 2] * 2)]  # fmt: skip
+    assert (shared.columns, shared.values) == (["norm 1", "q"], [[0.1, 0.2], [1.1, 1.2]])
+
+
 def test_many_experts_and_layers_do_not_make_the_page_larger(tmp_path) -> None:
     lineage_plot.draw(lineage(100, 64), tmp_path / "out.png")
     height, width, _ = pixels(tmp_path / "out.png").shape
@@ -172,6 +185,17 @@ def test_the_table_has_a_row_for_each_layer_and_the_verdict_last(pair, capsys, t
     assert lines[3] == "embed_tokens 1.000, norm 1.000, lm_head 1.000"
     assert lines[4].startswith("child from parent: every expert is a copy") and "permuted" in lines[4]
     assert len(lines) == 5 and "drew" in err and pixels(tmp_path / "map.png").shape[1] > 700
+
+
+def test_the_columns_of_the_table(pair) -> None:
+    """Five experts of which one matrix stands out, and shared tensors that differ in kind."""
+    experts = [
+        ExpertMatch("copy", 8, 8, 1.0, 1.0, None, {"w1": 0.5, "w3": 0.6, "w2": w2}, None, 0) for w2 in (0.1, 0.9)
+    ]
+    shared = {"input_layernorm": 0.2, "post_attention_layernorm": 0.4, "self_attn.q_proj": 0.7, "self_attn.o_proj": 0.8,
+              "block_sparse_moe.gate": 0.0}  # fmt: skip
+    row = lineage_row(LayerLineage(3, tuple(experts), shared))
+    assert row == ["3", "2 copy", "100%", "0.500", "0.600", "0.500", "0.100", "0.900", "0.750", "0.300"]
 
 
 def test_a_name_is_not_read_as_mathematics(pair, tmp_path) -> None:

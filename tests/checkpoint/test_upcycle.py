@@ -96,6 +96,30 @@ def test_dropping_the_window_is_a_choice_and_the_proof_keeps_within_it(tmp_path)
     assert (whole[20:] - cut[20:]).abs().max() > 0.1
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "method copy: each expert starts as the parent's feed-forward;"),
+        ({"method": "permute"}, "its hidden units in an order of its own"),
+        ({"method": "split", "granularity": 4}, "each expert starts as 1/4 of the parent's feed-forward"),
+        (
+            {"method": "drop", "drop_share": 0.25},
+            "each expert starts as the parent's feed-forward, 25% of its units new",
+        ),
+        ({"method": "drop", "drop_share": 0.997}, "99.7% of its units new"),
+    ],
+)
+def test_card_record_and_config_tell_the_method(options, words, tmp_path) -> None:
+    upcycle(parent(tmp_path, intermediate_size=400), tmp_path / "child", UpcycleOptions(top_k=4, **options))
+    assert words in (tmp_path / "child/README.md").read_text()
+    record = json.loads((tmp_path / "child/octavo.json").read_text())
+    assert (record["method"], record["exact"]) == (options.get("method", "copy"), options.get("method") != "drop")
+    assert record["granularity"] == options.get("granularity", 1) and record["drop_share"] == options.get(
+        "drop_share", 0
+    )
+    assert FolderSource(tmp_path / "child").config.router_aux_loss_coef == 0.02
+
+
 def test_rounding_to_bf16_is_told_from_a_wrong_conversion(tmp_path) -> None:
     proof = upcycle(parent(tmp_path), tmp_path / "child", UpcycleOptions(dtype=torch.bfloat16))
     assert proof.holds and proof.rounded_to == "bfloat16"

@@ -90,7 +90,8 @@ def test_json(capsys) -> None:
         "active_parameters_without_embeddings": 45_944_920_064, "embedding_parameters": 2_458_386_432,
         "kv_bytes_per_token": 40_960, "state_bytes_per_sequence": 280 * 2**20, "context": 10_240_000,
         "vocab_size": 200_064, "num_layers": 80, "num_experts": 32, "top_k": 2, "rotary_dim": 64,
-        "sliding_window": None, "tied_embeddings": False,
+        "sliding_window": None, "tied_embeddings": False, "rope_theta": 1e7, "num_heads": 64, "num_kv_heads": 8,
+        "head_dim": 128, "hidden_size": 6144, "intermediate_size": 9216, "shared_intermediate_size": 0,
     }  # fmt: skip
     assert status == 0 and {name: found[name] for name in expected} == expected
     layers = found["layers"]
