@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from octavo.config import ModelConfig
+from octavo.config import PRESETS, ModelConfig
 from octavo.errors import UserError
 from octavo.progress import Progress, silent
 
@@ -64,6 +64,8 @@ def open_source(spec: str | Path) -> Source:
         return GGUFSource(path)
     if is_hub_name(str(spec)):
         return FolderSource(download(str(spec)), label=str(spec))
+    if spec in PRESETS:
+        raise UserError(f"{spec}: is a preset, which has no weights; only `octavo inspect` takes it")
     raise UserError(f"{spec}: no such folder or file, and not a hub name (owner/name)")
 
 

@@ -74,12 +74,8 @@ def match(child: FeedForward, parent: FeedForward) -> ExpertMatch:
     threshold = least_cosine(child.hidden)
     aligned = _sums(child, parent, None) if child.units == parent.units else None
     order, sums = None, aligned
-    in_place = torch.zeros(child.units, dtype=torch.bool) if aligned is None else _agree(aligned, threshold)
-    if aligned is None or in_place.double().mean() < WHOLE:
-        found = _search(child, parent, in_place)
-        searched = _sums(child, parent, found)
-        if aligned is None or _agree(searched, threshold).sum() > in_place.sum():
-            order, sums = found, searched
+    if aligned is None or _agree(aligned, threshold).double().mean() < WHOLE:
+        order, sums = _search(child, parent, aligned, threshold)
     assert sums is not None
     matched, alike = _agree(sums, threshold), cosines(sums).mean(0)
     share = matched.double().mean().item()
@@ -156,12 +152,22 @@ def _agree(sums: Mapping[str, Tensor], threshold: float) -> Tensor:
     return cosines(sums).min(0).values >= threshold
 
 
-def _search(child: FeedForward, parent: FeedForward, in_place: Tensor) -> Tensor:
-    """int64 [F]: for each unit of the child itself if it is in place, else the parent's unit of likest sketch."""
-    best = torch.arange(child.units)
-    for rows in (~in_place).nonzero()[:, 0].split(_BLOCK):
-        best[rows] = (child.sketch[rows] @ parent.sketch.T).argmax(1)
-    return best
+def _search(
+    child: FeedForward, parent: FeedForward, aligned: dict[str, Tensor] | None, threshold: float
+) -> tuple[Tensor | None, dict[str, Tensor]]:
+    """For each unit of the child the parent's unit of likest sketch, or its own number where that is as good.
+
+    Returns int64 [F], None if no unit has moved, and the sums of these pairs.
+    """
+    order = torch.cat([(child.sketch[rows] @ parent.sketch.T).argmax(1) for rows in _blocks(child.units)])
+    sums = _sums(child, parent, order)
+    if aligned is None:
+        return order, sums
+    # not only where it is lost at its own number: units that share directions agree with strangers now and then
+    better = _agree(sums, threshold) & (cosines(sums).mean(0) > cosines(aligned).mean(0))
+    order = torch.where(better, order, torch.arange(child.units))
+    merged = {part: torch.where(better[:, None], sums[part], aligned[part]) for part in PARTS}
+    return (order if better.any() else None), merged
 
 
 def _sums(child: FeedForward, parent: FeedForward, order: Tensor | None) -> dict[str, Tensor]:

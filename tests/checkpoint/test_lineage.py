@@ -115,7 +115,7 @@ def test_a_planted_permutation_is_found_unit_by_unit() -> None:
     parent = feed_forward(generator, units=500)
     order = torch.randperm(500, generator=generator)
     child = FeedForward({part: matrix[order] for part, matrix in parent.parts.items()})
-    assert torch.equal(unit_match._search(child, parent, torch.zeros(500, dtype=torch.bool)), order)
+    assert torch.equal(unit_match._search(child, parent, None, 0.25)[0], order)
     found = match(child, parent)
     assert (found.kind, found.matched, found.first_unit) == ("permuted", 1.0, None)
     assert all(abs(value) < 0.03 for value in found.aligned.values())
@@ -159,6 +159,21 @@ def test_a_unit_is_the_parents_only_if_all_three_parts_are() -> None:
     whole = torch.cat(list(kept.values()), 1).all(1).double().mean().item()
     assert (found.kind, found.matched) == ("drop", whole) and found.likeness == pytest.approx(1)
     assert all(value == pytest.approx(0.5, abs=0.06) for value in found.correlation.values())
+
+
+def test_units_that_share_a_direction_are_not_taken_for_one_another() -> None:
+    """As in real layers: about every other pair of units agrees a little, in its own place too."""
+    generator = torch.Generator().manual_seed(0)
+    common = torch.randn(3, 1, 200, generator=generator) * 0.6
+    noise = feed_forward(generator, 400, 200).parts
+    parent = FeedForward({part: noise[part] + common[i] for i, part in enumerate(unit_match.PARTS)})
+    order = torch.randperm(400, generator=generator)
+    child = FeedForward({part: matrix[order] for part, matrix in parent.parts.items()})
+    in_place = unit_match._agree(unit_match._sums(child, parent, None), least_cosine(200))
+    assert 0.2 < in_place.double().mean() < 0.9
+    found = match(child, parent)
+    assert (found.kind, found.matched) == ("permuted", 1.0) and found.likeness == pytest.approx(1)
+    assert found.correlation == pytest.approx({"w1": 1.0, "w3": 1.0, "w2": 1.0})
 
 
 @pytest.mark.parametrize("moved", [0.1, 0.6, 0.9])

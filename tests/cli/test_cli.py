@@ -160,6 +160,7 @@ def test_chat_answers_streams_and_leaves(models, capsys, monkeypatch) -> None:
         (("generate", "{}/mixture", "hi", "--seed", "-1"), 2, ("seed is -1",)),
         (("verify", "{}/dense/config.json"), 2, ("is a file",)),
         (("verify", "{}/absent"), 1, ("config.json is missing",)),
+        (("generate", "mixtral-8x7b", "Hi"), 1, ("mixtral-8x7b: is a preset, which has no weights",)),
         (("serve", "{}/mixture", "--host", "0.0.0.0"), 2, ("0.0.0.0",)),
         (("quickstart", "--from", "{}/absent"), 1, ("absent",)),
     ],
