@@ -96,10 +96,8 @@ def match(child: FeedForward, parent: FeedForward) -> ExpertMatch:
 def least_cosine(hidden: int) -> float:
     """What each of the three cosines of two units must reach for them to count as the same.
 
-    Three standard deviations of chance, and at least 0.25.
-
-    The cosine of two random vectors of n entries has the standard deviation 1 / sqrt(n), so that all three reach this
-    with a probability of 0.00135^3.
+    At least 0.25, and three standard deviations of chance: the cosine of two random vectors of n entries has the
+    standard deviation 1 / sqrt(n), so all three reach that with a probability of 0.00135^3.
     """
     return max(0.25, 3 / hidden**0.5)
 

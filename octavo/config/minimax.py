@@ -7,7 +7,7 @@ both layouts, and without it whole heads are rotated.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from octavo.config.model import ModelConfig, ResidualConfig
@@ -104,10 +104,6 @@ def read_rotary_dim(read: Reader, rope: Mapping[str, Any], head_dim: int) -> int
     return int(said[0][1]) if said else head_dim
 
 
-def _other(layout: str) -> str:
-    return LAYOUTS[1 - LAYOUTS.index(layout)]
-
-
 def write_fields(config: ModelConfig) -> dict[str, Any]:
     """The fields of `config` that only this layout has. Raises UserError for what it cannot express."""
     layout, residual = config.family, config.residual
@@ -128,5 +124,9 @@ def write_fields(config: ModelConfig) -> dict[str, Any]:
     return fields | {"block_size": 256}
 
 
-def _choice(kinds: Mapping[Any, Attention] | Sequence[Any]) -> str:
-    return " or ".join(f"{word!r} ({kind})" for word, kind in dict(kinds).items())
+def _other(layout: str) -> str:
+    return LAYOUTS[1 - LAYOUTS.index(layout)]
+
+
+def _choice(kinds: Mapping[int | str, Attention]) -> str:
+    return " or ".join(f"{word!r} ({kind})" for word, kind in kinds.items())

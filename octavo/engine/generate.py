@@ -21,7 +21,7 @@ from octavo.models.decoder import Decoder
 
 DEFAULT_CONTEXT = 8192  # tokens of key/value memory when nobody says otherwise
 STATE_SLOTS = (
-    4  # requests of a model with lightning layers that run at once; MiniMax-Text-01's states take 280 MiB each
+    4  # requests that run at once where there are lightning layers; MiniMax-Text-01's states take 280 MiB each
 )
 PREFILL_CHUNK = 512  # prompt tokens a step: bounds activation memory, and lets other requests take turns
 

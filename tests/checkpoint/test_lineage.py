@@ -423,7 +423,7 @@ def test_progress_reaches_the_end(tmp_path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["permute", "split", "drop"])
+@pytest.mark.parametrize("method", KINDS)
 def test_the_methods_are_recognised_on_smollm2(method, smollm2_gguf, tmp_path) -> None:
     """In bf16, which rounds: the child of a quantised parent, whose units are like each other as real ones are."""
     parent = open_source(smollm2_gguf)
