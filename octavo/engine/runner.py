@@ -5,6 +5,8 @@ caller decides which pages hold which tokens (the page table) and which slots ho
 reads and writes what the batch names.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -87,3 +89,26 @@ class Runner(Protocol):
     def step(self, batch: StepBatch) -> StepResult:
         """Run the batch; store its keys and values in its pages, its states in its slots; return what it asked for."""
         ...
+
+
+class StateAges:
+    """How many tokens the states in each slot have seen: a state that has moved on cannot go back."""
+
+    def __init__(self, num_slots: int) -> None:
+        self._ages = np.full(num_slots, -1)  # -1 while a step changes them
+
+    @contextmanager
+    def moving(self, batch: StepBatch) -> Iterator[None]:
+        """Surrounds a step. Raises ValueError, before it, for a slot whose states are not those its sequence needs."""
+        if not len(self._ages):
+            yield
+            return
+        starts, slots = batch.positions[batch.cu_seqlens[:-1]], batch.state_slots
+        for slot, start, age in zip(slots, starts, self._ages[slots], strict=True):
+            if start not in (0, age):
+                held = "one that no whole step has left" if age < 0 else f"one after {age} tokens"
+                raise ValueError(f"state_slots: slot {slot} should hold the state after {start} tokens, but holds "
+                                 f"{held}: begin the sequence again at position 0")  # fmt: skip
+        self._ages[slots] = -1
+        yield
+        self._ages[slots] = batch.positions[batch.cu_seqlens[1:] - 1] + 1

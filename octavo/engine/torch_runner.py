@@ -5,7 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from octavo.engine.runner import PAGE_TOKENS, StepBatch, StepResult
+from octavo.engine.runner import PAGE_TOKENS, StateAges, StepBatch, StepResult
 from octavo.models.decoder import Decoder
 from octavo.models.moe import Routing
 from octavo.models.packing import Packing
@@ -41,14 +41,16 @@ class TorchRunner:
             dtype=torch.promote_types(weight.dtype, torch.float32),
             device=self._device,
         )
-        self._ages = np.full(self.num_slots, -1)  # tokens each slot's states have seen; -1 while a step changes them
+        self._ages = StateAges(self.num_slots)
 
     @torch.inference_mode()
     def step(self, batch: StepBatch) -> StepResult:
         """Run the batch; see `Runner.step`. Raises ValueError for a batch that contradicts itself or its slots."""
         batch.check(self.num_pages, self.config.vocab_size, self.num_slots)
-        if self.num_slots:
-            self._begin_states(batch)
+        with self._ages.moving(batch):
+            return self._step(batch)
+
+    def _step(self, batch: StepBatch) -> StepResult:
         lengths = np.diff(batch.cu_seqlens).tolist()
         cached = batch.positions[batch.cu_seqlens[:-1]].tolist()
         packing = Packing.from_lengths(lengths, cached, self._device)
@@ -56,19 +58,7 @@ class TorchRunner:
         out = self.decoder(torch.from_numpy(batch.ids).to(self._device), packing, cache)
         logits = self.decoder.logits(out.hidden[torch.from_numpy(batch.logit_rows).to(self._device)])
         hidden = out.hidden[torch.from_numpy(batch.hidden_rows).to(self._device)].float()
-        if self.num_slots:
-            self._ages[batch.state_slots] = batch.positions[batch.cu_seqlens[1:] - 1] + 1
         return StepResult(logits.float().cpu().numpy(), hidden.cpu().numpy(), self._expert_counts(out.routings))
-
-    def _begin_states(self, batch: StepBatch) -> None:
-        """Keys and values can be written again; a state that has moved on cannot go back, so its age is checked."""
-        starts, ages = batch.positions[batch.cu_seqlens[:-1]], self._ages[batch.state_slots]
-        for slot, start, age in zip(batch.state_slots, starts, ages, strict=True):
-            if start not in (0, age):
-                held = "one that no whole step has left" if age < 0 else f"one after {age} tokens"
-                raise ValueError(f"state_slots: slot {slot} should hold the state after {start} tokens, but holds "
-                                 f"{held}: begin the sequence again at position 0")  # fmt: skip
-        self._ages[batch.state_slots] = -1
 
     def _expert_counts(self, routings: tuple[Routing | None, ...]) -> NDArray[np.int64]:
         counts = torch.zeros(len(routings), self.config.num_experts, dtype=torch.int64, device=self._device)

@@ -1,0 +1,241 @@
+"""The packed form of a model: what the CPU core reads in place, mapped from a file. Made per machine, from any source.
+
+A file holds tensors one after the other, each on a 64-byte border, then a JSON header, its length (8 bytes, little
+endian) and a magic number. The header has the config, the tokenizer's files and, for each tensor, where it lies and its
+CRC-32C. Matrices lie as native/src/pack.h says, for one number of lanes; everything else is fp32.
+
+Importing this module, and reading a pack, imports no torch.
+"""
+
+import base64
+import json
+import mmap
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from octavo.config import LayerSpec, ModelConfig, ResidualConfig, RopeConfig
+from octavo.errors import UserError
+from octavo.native.library import UNIT, library
+from octavo.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from octavo.checkpoint.source import Source
+
+VERSION = 1  # of what a pack holds: raise it with native/src/pack.h, ops/quantize.py and `plan`
+_MAGIC = b"octavo-p"
+_ALIGNMENT = 64
+
+
+class DamagedPack(Exception):
+    """A pack that is cut short, altered, or of another version; to be made again."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A canonical tensor's place in a packed matrix: every `step`-th unit of 32 rows, from `first` on."""
+
+    name: str
+    first: int = 0
+    step: int = 1
+
+
+@dataclass(frozen=True)
+class PlannedMatrix:
+    """A matrix of the pack: `count` of [rows, cols], end to end, put together from parts."""
+
+    rows: int
+    cols: int
+    parts: tuple[Part, ...]
+    count: int = 1
+
+
+def plan(config: ModelConfig) -> Iterator[tuple[str, PlannedMatrix]]:
+    """The matrices of a model's pack by name; those of layer i are called `i.what`."""
+    yield "embed", PlannedMatrix(config.vocab_size, config.hidden_size, (Part("model.embed_tokens.weight"),))
+    for layer, spec in enumerate(config.layers):
+        yield from _attention_matrices(config, spec, layer)
+        yield from _feed_forward_matrices(config, spec, layer)
+    if not config.tie_embeddings:
+        yield "head", PlannedMatrix(config.vocab_size, config.hidden_size, (Part("lm_head.weight"),))
+
+
+def _attention_matrices(config: ModelConfig, spec: LayerSpec, layer: int) -> Iterator[tuple[str, PlannedMatrix]]:
+    hidden, query, key = config.hidden_size, config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    softmax = spec.attention == "softmax"
+    if softmax:
+        inputs, out = {"q_proj": query, "k_proj": key, "v_proj": key}, "o_proj"
+    else:
+        inputs, out = {"qkv_proj": 3 * query, "output_gate": query}, "out_proj"
+    prefix, parts, units = f"model.layers.{layer}.self_attn.", [], 0
+    for name, rows in inputs.items():
+        parts.append(Part(f"{prefix}{name}.weight", units))
+        units += _units(rows)
+    yield f"{layer}.attention_in", PlannedMatrix(units * UNIT, hidden, tuple(parts))
+    yield f"{layer}.attention_out", PlannedMatrix(hidden, query, (Part(f"{prefix}{out}.weight"),))
+
+
+def _feed_forward_matrices(config: ModelConfig, spec: LayerSpec, layer: int) -> Iterator[tuple[str, PlannedMatrix]]:
+    prefix, hidden = f"model.layers.{layer}.", config.hidden_size
+    if spec.mlp == "dense":
+        names = [{part: f"{prefix}mlp.{part}_proj.weight" for part in ("gate", "up", "down")}]
+    else:
+        experts = range(config.num_experts)
+        letters = {"gate": "w1", "up": "w3", "down": "w2"}
+        names = [
+            {part: f"{prefix}block_sparse_moe.experts.{e}.{w}.weight" for part, w in letters.items()} for e in experts
+        ]
+    yield from _swiglu_matrices(f"{layer}.", names, hidden, config.intermediate_size)
+    if spec.mlp == "experts" and config.shared_intermediate_size:
+        shared = [{part: f"{prefix}shared_mlp.{part}_proj.weight" for part in ("gate", "up", "down")}]
+        yield from _swiglu_matrices(f"{layer}.shared_", shared, hidden, config.shared_intermediate_size)
+
+
+def _swiglu_matrices(
+    prefix: str, experts: list[dict[str, str]], hidden: int, inner: int
+) -> Iterator[tuple[str, PlannedMatrix]]:
+    """Units of gate and up rows take turns, so that one task makes both and multiplies them."""
+    wide, tall = _units(inner), _units(hidden)
+    turns = [
+        Part(names[half], expert * 2 * wide + turn, 2)
+        for expert, names in enumerate(experts)
+        for turn, half in enumerate(("gate", "up"))
+    ]
+    downs = [Part(names["down"], expert * tall) for expert, names in enumerate(experts)]
+    yield f"{prefix}gate_up", PlannedMatrix(2 * wide * UNIT, hidden, tuple(turns), len(experts))
+    yield f"{prefix}down", PlannedMatrix(hidden, inner, tuple(downs), len(experts))
+
+
+def _units(rows: int) -> int:
+    return -(-rows // UNIT)
+
+
+class Pack:
+    """A pack mapped read-only. `tensor` gives views: what a step does not touch is never read from disk."""
+
+    def __init__(self, path: Path, verify: bool = True) -> None:
+        """Raises DamagedPack unless it is whole, made for this library's lanes and, with `verify`, unaltered."""
+        self.path = path
+        try:
+            with open(path, "rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._bytes = np.frombuffer(self._map, np.uint8)
+            header = self._header()
+            self.config = config_from(header["config"])
+            self.bits: int = header["bits"]
+            self.label: str = header["label"]
+            self.side_files = {name: base64.b64decode(text) for name, text in header["side_files"].items()}
+            self._tensors: Mapping[str, dict[str, Any]] = header["tensors"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DamagedPack(f"{path}: {error}") from None
+        if (header["version"], header["lanes"]) != (VERSION, library().lanes):
+            raise DamagedPack(f"{path}: made by another version or for other kernels")
+        if verify:
+            self._verify()
+
+    def tensor(self, name: str) -> NDArray[Any]:
+        """A tensor's memory: uint8 of a packed matrix, fp32 [..] of any other."""
+        entry = self._tensors[name]
+        found = self._bytes[entry["offset"] : entry["offset"] + entry["bytes"]]
+        return found if "shape" not in entry else found.view(np.float32).reshape(entry["shape"])
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._tensors
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(entry["bytes"] for entry in self._tensors.values())
+
+    def _header(self) -> dict[str, Any]:
+        end = len(self._bytes) - 16
+        if end < 0 or self._bytes[-8:].tobytes() != _MAGIC:
+            raise ValueError("is not a whole pack")
+        length = int.from_bytes(self._bytes[end : end + 8].tobytes(), "little")
+        if length > end:
+            raise ValueError("is cut short")
+        header = json.loads(self._bytes[end - length : end].tobytes())
+        if not isinstance(header, dict):
+            raise ValueError("has no header")
+        return header
+
+    def _verify(self) -> None:
+        def whole(entry: dict[str, Any]) -> bool:
+            data = self._bytes[entry["offset"] : entry["offset"] + entry["bytes"]]
+            return len(data) == entry["bytes"] and library().crc32c(data) == entry["crc"]
+
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as workers:
+            for name, good in zip(self._tensors, workers.map(whole, self._tensors.values()), strict=True):
+                if not good:
+                    raise DamagedPack(f"{self.path}: {name} is not what was written")
+
+
+def write_pack(source: "Source", bits: int, path: Path, progress: Progress = silent) -> None:
+    """Quantise `source` to `bits` bits (4 or 8) and write its pack, whole or not at all; any number of processes may.
+
+    One matrix is in memory at a time. Raises UserError when the source is damaged or the disk fills.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, staged = tempfile.mkstemp(prefix=f".{path.name}.partial-", dir=path.parent)
+    try:
+        with open(descriptor, "wb") as file:
+            _write(file, source, bits, progress)
+        os.replace(staged, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); free space, or set OCTAVO_HOME to another disk; "
+                        "nothing was left behind") from None  # fmt: skip
+    finally:
+        Path(staged).unlink(missing_ok=True)
+
+
+def _write(file: BinaryIO, source: "Source", bits: int, progress: Progress) -> None:
+    from octavo.checkpoint.pack_tensors import float_tensors, packed_matrix
+
+    config, tensors, offset = source.config, {}, 0
+
+    def put(name: str, data: NDArray[Any], **more: Any) -> None:
+        nonlocal offset
+        file.write(bytes(-offset % _ALIGNMENT))
+        offset += -offset % _ALIGNMENT
+        flat = data.reshape(-1).view(np.uint8)
+        file.write(flat.data)
+        tensors[name] = {"offset": offset, "bytes": flat.nbytes, "crc": library().crc32c(flat), **more}
+        offset += flat.nbytes
+
+    matrices = dict(plan(config))
+    for done, (name, matrix) in enumerate(matrices.items(), start=1):
+        put(name, packed_matrix(source, matrix, bits))
+        progress(f"packing int{bits}", done, len(matrices))
+    for name, values in float_tensors(source):
+        put(name, values, shape=list(values.shape))
+    header = {
+        "version": VERSION,
+        "lanes": library().lanes,
+        "bits": bits,
+        "label": source.label,
+        "config": asdict(config),
+        "side_files": {name: base64.b64encode(data).decode() for name, data in source.side_files().items()},
+        "tensors": tensors,
+    }
+    text = json.dumps(header).encode()
+    file.write(text + len(text).to_bytes(8, "little") + _MAGIC)
+
+
+def config_from(values: Mapping[str, Any]) -> ModelConfig:
+    """The ModelConfig that `dataclasses.asdict` and JSON made these values of."""
+    residual = {name: tuple(pair) if isinstance(pair, list) else pair for name, pair in values["residual"].items()}
+    eos = values["eos_token_id"]
+    parts = {
+        "layers": tuple(LayerSpec(**layer) for layer in values["layers"]),
+        "rope": RopeConfig(**values["rope"]),
+        "residual": ResidualConfig(**residual),
+        "eos_token_id": tuple(eos) if isinstance(eos, list) else eos,
+    }
+    return ModelConfig(**{**values, **parts})

@@ -1,0 +1,50 @@
+"""What goes into a pack: a source's tensors quantised and interleaved, and the small fp32 ones."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from octavo.checkpoint.names import tensor_table
+from octavo.checkpoint.pack import PlannedMatrix
+from octavo.ops.quantize import quantize
+from octavo.checkpoint.source import Source
+from octavo.native.library import UNIT, library
+from octavo.ops.linear_attention import decay_slopes
+from octavo.ops.rotary import inverse_frequencies
+
+_SMALL = {  # names in the pack of a layer's fp32 tensors, by their names in the decoder
+    "attention_norm.weight": "attention_norm",
+    "attention.norm.weight": "inner_norm",
+    "mlp_norm.weight": "mlp_norm",
+    "mlp.router.weight": "router",
+    "mlp.shared.coefficient.weight": "shared_gate",
+}
+
+
+def packed_matrix(source: Source, matrix: PlannedMatrix, bits: int) -> NDArray[np.uint8]:
+    """The bytes of a planned matrix. Raises UserError as reading the source does."""
+    rows = matrix.count * -(-matrix.rows // UNIT) * UNIT
+    packed = np.empty(library().packed_bytes(rows, matrix.cols, bits), np.uint8)
+    for part in matrix.parts:
+        quantized = quantize(source.tensor(part.name), bits)
+        qweight, scales = quantized.qweight.numpy(), quantized.scales.numpy()
+        library().pack(packed, qweight, scales, matrix.cols, part.first, part.step)
+    return packed
+
+
+def float_tensors(source: Source) -> Iterator[tuple[str, NDArray[Any]]]:
+    """(name, fp32 array) of everything that is not a packed matrix, what is computed from the config included."""
+    config = source.config
+    for name, entry in tensor_table(config).items():
+        if entry.parameter == "norm.weight":
+            yield "final_norm", source.tensor(name).float().numpy()
+        elif entry.parameter.startswith("layers."):
+            _, layer, parameter = entry.parameter.split(".", 2)
+            if parameter in _SMALL:
+                yield f"{layer}.{_SMALL[parameter]}", source.tensor(name).float().numpy()
+    yield "frequencies", inverse_frequencies(config.rope).numpy()
+    for layer in config.lightning_layers:
+        slopes = decay_slopes(config.num_heads, layer, config.num_layers, config.alibi_slopes)
+        yield f"{layer}.decays", (-slopes).exp().numpy()

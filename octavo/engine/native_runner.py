@@ -1,0 +1,143 @@
+"""The CPU runner: quantised weights through the native core. Bitwise deterministic; imports no torch."""
+
+import ctypes
+import os
+import weakref
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from octavo.checkpoint.pack import Pack, PlannedMatrix, plan
+from octavo.config import ModelConfig
+from octavo.engine.runner import PAGE_TOKENS, StateAges, StepBatch, StepResult
+from octavo.native.library import Batch, Layer, Matrix, Memory, Model, library
+
+KeyValues = Literal["float32", "int8"]
+INNER_NORM_EPS = 1e-6  # of lightning layers, whatever the config says (models/lightning.py)
+_WIDTH = 16  # values are padded to a multiple of it
+
+
+class NativeRunner:
+    """`Runner` on a pack. The same request gives the same bits alone, in any batch, in any chunking, on any number of
+    threads.
+
+    Keys and values are fp32, or int8 with a scale for each token and head, quantised before anything reads them; their
+    pages lie as native/src/octavo.h says. States: fp32 [lightning layer][slot][H][D][D].
+    """
+
+    def __init__(
+        self, pack: Pack, num_pages: int, num_slots: int = 1, threads: int | None = None, kv: KeyValues = "float32"
+    ) -> None:
+        self.pack, self.config, self.num_pages = pack, pack.config, num_pages
+        self.num_slots = num_slots if self.config.lightning_layers else 0
+        if self.config.lightning_layers and num_slots < 1:
+            raise ValueError(f"num_slots is {num_slots}: a model with lightning layers needs at least one")
+        self.threads = threads or len(os.sched_getaffinity(0))
+        self._ages = StateAges(self.num_slots)
+        self._memory, self._held = _memory(self.config, num_pages, self.num_slots, kv)
+        self._model, layers = _model(pack)
+        self._held.append(layers)
+        self._library = library()
+        self._handle = self._library.open(self._model, self._memory, self.threads)
+        weakref.finalize(self, self._library.close, self._handle)
+
+    def step(self, batch: StepBatch) -> StepResult:
+        """Run the batch; see `Runner.step`. Raises ValueError for a batch that contradicts itself or its slots."""
+        config = self.config
+        batch.check(self.num_pages, config.vocab_size, self.num_slots)
+        for name, rows in (("logit_rows", batch.logit_rows), ("hidden_rows", batch.hidden_rows)):
+            if len(rows) and not 0 <= rows.min() <= rows.max() < len(batch.ids):
+                raise ValueError(f"{name} {rows.tolist()} must lie between 0 and {len(batch.ids) - 1}")
+        arrays = {
+            name: np.ascontiguousarray(getattr(batch, name), np.int64)
+            for name in ("ids", "cu_seqlens", "positions", "page_table", "state_slots", "logit_rows", "hidden_rows")
+        }
+        outputs = {
+            "logits": np.empty((len(batch.logit_rows), config.vocab_size), np.float32),
+            "hidden": np.empty((len(batch.hidden_rows), config.hidden_size), np.float32),
+            "expert_counts": np.zeros((config.num_layers, config.num_experts), np.int64),
+        }
+        given = Batch(
+            rows=len(batch.ids),
+            sequences=len(batch.cu_seqlens) - 1,
+            table_width=batch.page_table.shape[1],
+            num_logit_rows=len(batch.logit_rows),
+            num_hidden_rows=len(batch.hidden_rows),
+            **{name: array.ctypes.data for name, array in (arrays | outputs).items()},
+        )
+        with self._ages.moving(batch):
+            self._library.step(self._handle, given)
+        return StepResult(**outputs)  # type: ignore[arg-type]
+
+
+def _memory(config: ModelConfig, pages: int, slots: int, kv: KeyValues) -> tuple[Memory, list[Any]]:
+    """Keys, values and states, and the arrays that hold them; the system gives a page's memory at its first use."""
+    dtype = {"float32": np.float32, "int8": np.int8}[kv]
+    per_head = (len(config.softmax_layers), pages, config.num_kv_heads)
+    width = -(-config.head_dim // _WIDTH) * _WIDTH
+    held: dict[str, NDArray[Any]] = {
+        "keys": np.empty((*per_head, config.head_dim, PAGE_TOKENS), dtype),
+        "values": np.empty((*per_head, PAGE_TOKENS, width), dtype),
+        "states": np.empty((len(config.lightning_layers), slots, config.num_heads, config.head_dim, config.head_dim),
+                           np.float32),
+    }  # fmt: skip
+    if kv == "int8":
+        held |= {name: np.empty((*per_head, PAGE_TOKENS), np.float32) for name in ("key_scales", "value_scales")}
+    pointers = {name: array.ctypes.data for name, array in held.items()}
+    return Memory(pages=pages, slots=slots, **pointers), list(held.values())
+
+
+def _model(pack: Pack) -> tuple[Model, Any]:
+    """The core's view of a pack, and its array of layers, which the core copies from but Python must keep until then."""
+    config, planned = pack.config, dict(plan(pack.config))
+    layers = (Layer * config.num_layers)(*(_layer(pack, planned, layer) for layer in range(config.num_layers)))
+    embed = _matrix(pack, "embed", planned)
+    model = Model(
+        hidden=config.hidden_size,
+        intermediate=config.intermediate_size,
+        shared_intermediate=config.shared_intermediate_size if config.has_experts else 0,
+        vocab=config.vocab_size,
+        layers=config.num_layers,
+        heads=config.num_heads,
+        kv_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+        experts=config.num_experts,
+        top_k=config.top_k,
+        rotary_dim=config.rope.dim,
+        window=config.sliding_window or 0,
+        norm_eps=config.norm_eps,
+        inner_norm_eps=INNER_NORM_EPS,
+        layer=ctypes.cast(layers, ctypes.POINTER(Layer)),
+        final_norm=pack.tensor("final_norm").ctypes.data,
+        frequencies=pack.tensor("frequencies").ctypes.data,
+        embed=embed,
+        head=embed if config.tie_embeddings else _matrix(pack, "head", planned),
+    )
+    return model, layers
+
+
+def _layer(pack: Pack, planned: dict[str, PlannedMatrix], layer: int) -> Layer:
+    config, spec = pack.config, pack.config.layers[layer]
+    softmax = spec.attention == "softmax"
+    alone = config.softmax_layers if softmax else config.lightning_layers
+    attention = config.residual.softmax if softmax else config.residual.lightning
+    floats = ("attention_norm", "mlp_norm", "router", "decays", "inner_norm", "shared_gate")
+    matrices = ("attention_in", "attention_out", "gate_up", "down", "shared_gate_up", "shared_down")
+    return Layer(
+        lightning=not softmax,
+        experts=spec.mlp == "experts",
+        store=alone.index(layer),
+        post_norm=config.residual.post_norm,
+        attention_alpha=attention[0],
+        attention_beta=attention[1],
+        mlp_alpha=config.residual.mlp[0],
+        mlp_beta=config.residual.mlp[1],
+        **{name: pack.tensor(f"{layer}.{name}").ctypes.data for name in floats if f"{layer}.{name}" in pack},
+        **{name: _matrix(pack, f"{layer}.{name}", planned) for name in matrices if f"{layer}.{name}" in planned},
+    )
+
+
+def _matrix(pack: Pack, name: str, planned: dict[str, PlannedMatrix]) -> Matrix:
+    matrix = planned[name]
+    return Matrix(pack.tensor(name).ctypes.data, matrix.rows, matrix.cols, pack.bits, matrix.count)

@@ -1,0 +1,212 @@
+"""The compiled library through ctypes: the structures of src/octavo.h, and functions that check before they call.
+
+ctypes lets go of the GIL for the length of each call.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from ctypes import POINTER, c_char_p, c_double, c_float, c_int32, c_int64, c_uint32, c_void_p
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from octavo.native.build import LIBRARY, source_hash
+
+GROUP = 32  # weights, or activations, that share a scale
+UNIT = 32  # rows of a packed matrix that lie together
+_FAILURES = {1: "out of memory", 2: "threads cannot be started, or kernels are not to be had here"}
+
+
+class NativeUnavailable(RuntimeError):
+    """There is no usable CPU core; the message says in one line what is missing."""
+
+
+class Matrix(ctypes.Structure):
+    """OctMatrix: a packed matrix, or `count` of one shape end to end."""
+
+    _fields_ = [("data", c_void_p), ("rows", c_int64), ("cols", c_int64), ("bits", c_int32), ("count", c_int32)]
+
+
+class Layer(ctypes.Structure):
+    """OctLayer; floats are given by their address."""
+
+    _fields_ = [
+        *((name, c_int32) for name in ("lightning", "experts", "store", "post_norm")),
+        *((name, c_float) for name in ("attention_alpha", "attention_beta", "mlp_alpha", "mlp_beta")),
+        *((name, c_void_p) for name in ("attention_norm", "mlp_norm", "router", "decays", "inner_norm", "shared_gate")),
+        *((name, Matrix) for name in ("attention_in", "attention_out", "gate_up", "down")),
+        *((name, Matrix) for name in ("shared_gate_up", "shared_down")),
+    ]
+
+
+class Model(ctypes.Structure):
+    """OctModel."""
+
+    _fields_ = [
+        *((name, c_int32) for name in ("hidden", "intermediate", "shared_intermediate", "vocab", "layers", "heads")),
+        *((name, c_int32) for name in ("kv_heads", "head_dim", "experts", "top_k", "rotary_dim", "window")),
+        *((name, c_float) for name in ("norm_eps", "inner_norm_eps")),
+        ("layer", POINTER(Layer)),
+        *((name, c_void_p) for name in ("final_norm", "frequencies")),
+        *((name, Matrix) for name in ("embed", "head")),
+    ]
+
+
+class Memory(ctypes.Structure):
+    """OctMemory: keys, values and states."""
+
+    _fields_ = [
+        *((name, c_void_p) for name in ("keys", "values", "key_scales", "value_scales", "states")),
+        *((name, c_int64) for name in ("pages", "slots")),
+    ]
+
+
+class Batch(ctypes.Structure):
+    """OctBatch."""
+
+    _fields_ = [
+        *((name, c_int64) for name in ("rows", "sequences", "table_width")),
+        *((name, c_void_p) for name in ("ids", "cu_seqlens", "positions", "page_table", "state_slots")),
+        *((name, c_int64) for name in ("num_logit_rows", "num_hidden_rows")),
+        *((name, c_void_p) for name in ("logit_rows", "hidden_rows", "logits", "hidden", "expert_counts")),
+    ]
+
+
+class Library:
+    """The functions of the compiled core. Arrays are checked here: nothing past this class looks at a shape again."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._c = ctypes.CDLL(str(path))
+        except OSError as error:
+            raise NativeUnavailable(f"{path}: cannot be loaded ({error})") from None
+        self._declare()
+        sizes = (c_int64 * 5)()
+        self._c.octavo_sizes(sizes)
+        if list(sizes) != [ctypes.sizeof(kind) for kind in (Matrix, Layer, Model, Memory, Batch)]:
+            raise NativeUnavailable(f"{path}: was built from other sources; run `python -m octavo.native.build`")
+
+    def _declare(self) -> None:
+        c = self._c
+        c.octavo_packed_bytes.restype, c.octavo_packed_bytes.argtypes = c_int64, [c_int64, c_int64, c_int32]
+        c.octavo_pack.restype = None
+        c.octavo_pack.argtypes = [c_void_p, c_void_p, c_void_p, c_int64, c_int64, c_int32, c_int64, c_int64]
+        c.octavo_crc32c.restype, c.octavo_crc32c.argtypes = c_uint32, [c_void_p, c_int64, c_uint32]
+        c.octavo_read_bandwidth.restype = c_double
+        c.octavo_read_bandwidth.argtypes = [c_void_p, c_int64, c_int32]
+        c.octavo_open.argtypes = [POINTER(Model), POINTER(Memory), c_int32, POINTER(c_void_p)]
+        c.octavo_step.argtypes = [c_void_p, POINTER(Batch)]
+        c.octavo_close.restype, c.octavo_close.argtypes = None, [c_void_p]
+        for name in ("octavo_isa", "octavo_isas", "octavo_source_hash"):
+            getattr(c, name).restype = c_char_p
+        c.octavo_use_isa.argtypes = [c_char_p]
+        c.octavo_lanes.restype = c_int32
+
+    @property
+    def isa(self) -> str:
+        """The instruction set in use: portable, avx2 or avx512."""
+        return str(self._c.octavo_isa().decode())
+
+    @property
+    def isas(self) -> tuple[str, ...]:
+        """Those this machine can run, best first."""
+        return tuple(self._c.octavo_isas().decode().split(","))
+
+    @property
+    def lanes(self) -> int:
+        """Rows that a packed matrix interleaves for the instruction set in use."""
+        return int(self._c.octavo_lanes())
+
+    def use_isa(self, name: str) -> None:
+        """Use other kernels from now on, for what is packed and opened from now on. Raises ValueError."""
+        if self._c.octavo_use_isa(name.encode()):
+            raise ValueError(f"instruction set {name!r}: this machine has {', '.join(self.isas)}")
+
+    def packed_bytes(self, rows: int, cols: int, bits: int) -> int:
+        """Size of a packed matrix [rows, cols]."""
+        return int(self._c.octavo_packed_bytes(rows, cols, bits))
+
+    def pack(
+        self,
+        packed: NDArray[np.uint8],
+        qweight: NDArray[np.uint8] | NDArray[np.int8],
+        scales: NDArray[np.float16],
+        cols: int,
+        first: int = 0,
+        step: int = 1,
+    ) -> None:
+        """Interleave quantised rows (ops/quantize.py) into every `step`-th unit of `packed`, from unit `first` on.
+
+        qweight: int8 [N, K] or, two to a byte, uint8 [N, ceil(K / 2)]; scales: fp16 [N, ceil(K / 32)]; packed: uint8,
+        whole units. Raises ValueError for shapes or dtypes that do not fit together.
+        """
+        bits = 8 if qweight.dtype == np.int8 else 4
+        rows = len(qweight)
+        width = cols if bits == 8 else -(-cols // 2)
+        if qweight.dtype not in (np.int8, np.uint8) or qweight.shape != (rows, width):
+            raise ValueError(f"qweight is {qweight.dtype} {list(qweight.shape)} for {cols} columns")
+        if scales.dtype != np.float16 or scales.shape != (rows, -(-cols // GROUP)):
+            raise ValueError(f"scales are {scales.dtype} {list(scales.shape)} for {rows} rows of {cols} columns")
+        units = -(-rows // UNIT)
+        needed = self.packed_bytes((first + (units - 1) * step + 1) * UNIT, cols, bits) if rows else 0
+        if packed.dtype != np.uint8 or packed.nbytes < needed or first < 0 or step < 1:
+            raise ValueError(f"packed holds {packed.nbytes} bytes, {needed} are needed")
+        _contiguous(packed, qweight, scales)
+        self._c.octavo_pack(packed.ctypes.data, qweight.ctypes.data, scales.ctypes.data, rows, cols, bits, first, step)
+
+    def crc32c(self, data: NDArray[np.uint8], crc: int = 0) -> int:
+        """CRC-32C of bytes, going on from `crc`."""
+        _contiguous(data)
+        return int(self._c.octavo_crc32c(data.ctypes.data, data.nbytes, crc))
+
+    def read_bandwidth(self, data: NDArray[np.uint8], threads: int) -> float:
+        """Bytes a second that `threads` threads together read of `data`, the best of five passes."""
+        _contiguous(data)
+        return float(self._c.octavo_read_bandwidth(data.ctypes.data, data.nbytes, threads))
+
+    def open(self, model: Model, memory: Memory, threads: int) -> int:
+        """A runner's handle, for `step` and `close`. What the structures point to must outlive it."""
+        handle = c_void_p()
+        self._check(self._c.octavo_open(model, memory, threads, handle))
+        assert handle.value is not None
+        return handle.value
+
+    def step(self, handle: int, batch: Batch) -> None:
+        """One step of a runner. Raises MemoryError; the batch must have been checked."""
+        self._check(self._c.octavo_step(handle, batch))
+
+    def close(self, handle: int) -> None:
+        """End a runner and its threads."""
+        self._c.octavo_close(handle)
+
+    @staticmethod
+    def _check(status: int) -> None:
+        if status:
+            raise (MemoryError if status == 1 else RuntimeError)(f"the CPU core: {_FAILURES[status]}")
+
+
+def _contiguous(*arrays: NDArray[np.generic]) -> None:
+    for array in arrays:
+        if not array.flags.c_contiguous:
+            raise ValueError("arrays must be contiguous")
+
+
+@cache
+def library() -> Library:
+    """The compiled core that was installed with octavo. Raises NativeUnavailable where there is none."""
+    if not LIBRARY.exists():
+        raise NativeUnavailable(
+            "octavo's CPU core was not built: install a C++ compiler (or `pip install ziglang`), "
+            "then run `python -m octavo.native.build`"
+        )
+    loaded = Library(LIBRARY)
+    if loaded._c.octavo_source_hash().decode() != source_hash():
+        raise NativeUnavailable(f"{LIBRARY}: was built from other sources; run `python -m octavo.native.build`")
+    return loaded
+
+
+def addresses(arrays: Sequence[NDArray[np.generic]]) -> list[int]:
+    """Where arrays lie, for the structures."""
+    return [array.ctypes.data for array in arrays]
