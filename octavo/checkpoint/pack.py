@@ -28,6 +28,7 @@ from octavo.progress import Progress, silent
 
 if TYPE_CHECKING:
     from octavo.checkpoint.source import Source
+    from octavo.ops.quantize import Bits
 
 VERSION = 1  # of what a pack holds: raise it with native/src/pack.h, ops/quantize.py and `plan`
 _MAGIC = b"octavo-p"
@@ -177,7 +178,7 @@ class Pack:
                     raise DamagedPack(f"{self.path}: {name} is not what was written")
 
 
-def write_pack(source: "Source", bits: int, path: Path, progress: Progress = silent) -> None:
+def write_pack(source: "Source", bits: "Bits", path: Path, progress: Progress = silent) -> None:
     """Quantise `source` to `bits` bits (4 or 8) and write its pack, whole or not at all; any number of processes may.
 
     One matrix is in memory at a time. Raises UserError when the source is damaged or the disk fills.
@@ -189,13 +190,14 @@ def write_pack(source: "Source", bits: int, path: Path, progress: Progress = sil
             _write(file, source, bits, progress)
         os.replace(staged, path)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); free space, or set OCTAVO_HOME to another disk; "
-                        "nothing was left behind") from None  # fmt: skip
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); free space, or set OCTAVO_HOME to another disk"
+        ) from None
     finally:
         Path(staged).unlink(missing_ok=True)
 
 
-def _write(file: BinaryIO, source: "Source", bits: int, progress: Progress) -> None:
+def _write(file: BinaryIO, source: "Source", bits: "Bits", progress: Progress) -> None:
     from octavo.checkpoint.pack_tensors import float_tensors, packed_matrix
 
     config, tensors, offset = source.config, {}, 0

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from octavo.checkpoint.names import tensor_table
 from octavo.checkpoint.pack import PlannedMatrix
-from octavo.ops.quantize import quantize
 from octavo.checkpoint.source import Source
 from octavo.native.library import UNIT, library
 from octavo.ops.linear_attention import decay_slopes
+from octavo.ops.quantize import Bits, quantize
 from octavo.ops.rotary import inverse_frequencies
 
 _SMALL = {  # names in the pack of a layer's fp32 tensors, by their names in the decoder
@@ -23,7 +23,7 @@ _SMALL = {  # names in the pack of a layer's fp32 tensors, by their names in the
 }
 
 
-def packed_matrix(source: Source, matrix: PlannedMatrix, bits: int) -> NDArray[np.uint8]:
+def packed_matrix(source: Source, matrix: PlannedMatrix, bits: Bits) -> NDArray[np.uint8]:
     """The bytes of a planned matrix. Raises UserError as reading the source does."""
     rows = matrix.count * -(-matrix.rows // UNIT) * UNIT
     packed = np.empty(library().packed_bytes(rows, matrix.cols, bits), np.uint8)
@@ -41,9 +41,9 @@ def float_tensors(source: Source) -> Iterator[tuple[str, NDArray[Any]]]:
         if entry.parameter == "norm.weight":
             yield "final_norm", source.tensor(name).float().numpy()
         elif entry.parameter.startswith("layers."):
-            _, layer, parameter = entry.parameter.split(".", 2)
+            _, number, parameter = entry.parameter.split(".", 2)
             if parameter in _SMALL:
-                yield f"{layer}.{_SMALL[parameter]}", source.tensor(name).float().numpy()
+                yield f"{number}.{_SMALL[parameter]}", source.tensor(name).float().numpy()
     yield "frequencies", inverse_frequencies(config.rope).numpy()
     for layer in config.lightning_layers:
         slopes = decay_slopes(config.num_heads, layer, config.num_layers, config.alibi_slopes)

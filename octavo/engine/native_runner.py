@@ -49,11 +49,11 @@ class NativeRunner:
         for name, rows in (("logit_rows", batch.logit_rows), ("hidden_rows", batch.hidden_rows)):
             if len(rows) and not 0 <= rows.min() <= rows.max() < len(batch.ids):
                 raise ValueError(f"{name} {rows.tolist()} must lie between 0 and {len(batch.ids) - 1}")
-        arrays = {
+        arrays: dict[str, NDArray[Any]] = {
             name: np.ascontiguousarray(getattr(batch, name), np.int64)
             for name in ("ids", "cu_seqlens", "positions", "page_table", "state_slots", "logit_rows", "hidden_rows")
         }
-        outputs = {
+        outputs: dict[str, NDArray[Any]] = {
             "logits": np.empty((len(batch.logit_rows), config.vocab_size), np.float32),
             "hidden": np.empty((len(batch.hidden_rows), config.hidden_size), np.float32),
             "expert_counts": np.zeros((config.num_layers, config.num_experts), np.int64),
@@ -68,7 +68,7 @@ class NativeRunner:
         )
         with self._ages.moving(batch):
             self._library.step(self._handle, given)
-        return StepResult(**outputs)  # type: ignore[arg-type]
+        return StepResult(**outputs)
 
 
 def _memory(config: ModelConfig, pages: int, slots: int, kv: KeyValues) -> tuple[Memory, list[Any]]:
@@ -89,7 +89,7 @@ def _memory(config: ModelConfig, pages: int, slots: int, kv: KeyValues) -> tuple
 
 
 def _model(pack: Pack) -> tuple[Model, Any]:
-    """The core's view of a pack, and its array of layers, which the core copies from but Python must keep until then."""
+    """The core's view of a pack, and its array of layers, which must live until the core has copied it."""
     config, planned = pack.config, dict(plan(pack.config))
     layers = (Layer * config.num_layers)(*(_layer(pack, planned, layer) for layer in range(config.num_layers)))
     embed = _matrix(pack, "embed", planned)
