@@ -232,7 +232,7 @@ def _write(file: BinaryIO, source: "Source", bits: "Bits", progress: Progress) -
 
 def config_from(values: Mapping[str, Any]) -> ModelConfig:
     """The ModelConfig that `dataclasses.asdict` and JSON made these values of."""
-    residual = {name: tuple(pair) if isinstance(pair, list) else pair for name, pair in values["residual"].items()}
+    residual: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values["residual"].items()}
     eos = values["eos_token_id"]
     parts = {
         "layers": tuple(LayerSpec(**layer) for layer in values["layers"]),
