@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from octavo.errors import UsageError
 
@@ -33,6 +33,10 @@ class Metric:
     def sequences(self) -> int:
         """Sequences that run at once."""
         return self.count if self.kind == "decode" else 1
+
+    def request(self, steps: int) -> dict[str, Any]:
+        """What a worker is asked (workers/protocol.py)."""
+        return {"metric": self.name, "kind": self.kind, "count": self.count, "depth": self.depth, "steps": steps}
 
     def tokens_held(self, steps: int) -> int:
         """Tokens that one sequence has in the end, when decoding is measured over `steps` steps."""

@@ -96,12 +96,14 @@ class Worker:
                 f"{self.name}: {task}: no answer within {seconds:g} s; leave it out of --metrics, or allow more with "
                 "--timeout", True
             )  # fmt: skip
+        if not line:
+            raise self._crashed(task)
         try:
             answer = json.loads(line)
         except ValueError:
             self._process.kill()
-            raise self._crashed(task) from None
-        if not isinstance(answer, dict) or "error" in answer:
+            raise PartyError(f"{self.name}: {task}: its worker said {line[:100]!r}, which is no answer", True) from None
+        if "error" in answer:
             raise PartyError(f"{self.name}: {task}: {answer['error']}", self._process.poll() is not None)
         return answer
 

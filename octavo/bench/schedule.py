@@ -58,7 +58,7 @@ def run(
                 time.sleep(SETTLE_SECONDS)
                 last = party
             try:
-                answer = workers[party.name].ask(_request(metric, plan.steps), plan.timeout)
+                answer = workers[party.name].ask(metric.request(plan.steps), plan.timeout)
                 measured.samples.setdefault(metric.name, []).append(answer)
             except PartyError as error:
                 if party is parties[0]:
@@ -76,10 +76,6 @@ def _turns(parties: Sequence[Party], plan: Plan) -> list[tuple[Party, Metric]]:
         for party in [*parties[round_ % len(parties) :], *parties[: round_ % len(parties)]]
         if party.measures(metric)
     ]
-
-
-def _request(metric: Metric, steps: int) -> dict[str, Any]:
-    return {"metric": metric.name, "kind": metric.kind, "count": metric.count, "depth": metric.depth, "steps": steps}
 
 
 def _note_failure(measured: Measured, error: PartyError, metric: Metric, party: Party, plan: Plan) -> None:
