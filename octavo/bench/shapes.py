@@ -67,12 +67,13 @@ def _random(config: ModelConfig, name: str, shape: tuple[int, ...]) -> Tensor:
 
 
 def _tokenizer_files() -> dict[str, bytes]:
-    """Bytes and three special tokens: enough for tools that refuse a model without a tokenizer."""
+    """Bytes, one pair of them and three special tokens: enough for tools that refuse a model without a tokenizer, or
+    one without merges (GGUF readers)."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: index for index, token in enumerate(["<unk>", "<s>", "</s>", *alphabet])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
+    vocabulary = {token: index for index, token in enumerate(["<unk>", "<s>", "</s>", *alphabet, "th"])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[("t", "h")], unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])

@@ -64,8 +64,9 @@ def test_octavo_in_its_own_process(tiny_moe_folder) -> None:
     assert all(6 <= answer["expert_reads"] <= 10 for answer in answers)
 
 
-def test_transformers_in_its_own_process(tiny_moe_folder, tmp_path) -> None:
-    party = transformers_party(tiny_moe_folder, 1)
+@pytest.mark.parametrize("folder", ["tiny_moe_folder", "tiny_dense_folder"])
+def test_transformers_in_its_own_process(folder, request, tmp_path) -> None:
+    party = transformers_party(request.getfixturevalue(folder), 1)
     about, answers = ask(party, "prefill_40", "decode_2")
     assert about["version"].startswith("transformers ") and [answer["tokens"] for answer in answers] == [40, 6]
     assert [party.measures(parse_metric(name)) for name in ("decode_16", "prefill_4096", "decode_1@64")] == [

@@ -21,9 +21,11 @@ def main(folder: str, threads: str) -> int:
         import transformers
 
         torch.set_num_threads(int(threads))
-        # grouped_mm is the fastest of its forms on a CPU; a dense model has no such choice and ignores it
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        # a dense model refuses to be given a way to compute experts
+        experts = {"experts_implementation": "grouped_mm"} if getattr(config, "num_local_experts", 0) else {}
         model = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, experts_implementation="grouped_mm", local_files_only=True
+            folder, dtype=torch.float32, local_files_only=True, **experts
         ).eval()
         for kind, count in (("prefill", CHUNK), ("decode", 1)):
             measure(model, kind, count, 0, 1)
