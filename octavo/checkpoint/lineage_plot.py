@@ -1,4 +1,7 @@
-"""Heat maps of a lineage: layers down, experts across, one panel a matrix. The only file that knows matplotlib."""
+"""Heat maps of a lineage: layers down, experts across, one panel a matrix.
+
+Only this file and bench/plot.py know matplotlib.
+"""
 
 import os
 from dataclasses import dataclass
@@ -56,10 +59,15 @@ def check_plot(out: Path) -> None:
 
 
 def draw(found: Lineage, out: Path) -> None:
-    """Write the heat maps as the PNG `out`, which is replaced whole or not at all. Colours run from 0 to 1."""
+    """Write the heat maps as the PNG `out`, as `write_png` does. Colours run from 0 to 1."""
+    write_png(_figure(found), out)
+
+
+def write_png(figure: "Figure", out: Path) -> None:
+    """Write a figure as the PNG `out`, which is replaced whole or not at all. Raises UserError where it cannot."""
     temporary = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
-        _figure(found).savefig(temporary, format="png", dpi=DPI)
+        figure.savefig(temporary, format="png", dpi=DPI)
         os.replace(temporary, out)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror}); choose another place") from None

@@ -31,8 +31,9 @@ Stop = Annotated[list[str] | None, typer.Option(help="End the answer before this
 
 
 @contextmanager
-def progress_bar() -> Iterator[Progress]:
-    """A bar on standard error for as long as the block runs; one task at a time, named by its work."""
+def progress_bar(per_second: float = 10) -> Iterator[Progress]:
+    """A bar on standard error for as long as the block runs, drawn `per_second` times a second; one task at a time,
+    named by its work."""
     from rich.console import Console
     from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as RichProgress
@@ -40,7 +41,7 @@ def progress_bar() -> Iterator[Progress]:
     columns = (TextColumn("{task.description:<18}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
                TimeElapsedColumn(), TimeRemainingColumn())  # fmt: skip
     tasks: dict[str, TaskID] = {}
-    with RichProgress(*columns, console=Console(stderr=True)) as bar:
+    with RichProgress(*columns, console=Console(stderr=True), refresh_per_second=per_second) as bar:
 
         def show(task: str, done: int, total: int) -> None:
             if task not in tasks:

@@ -35,9 +35,8 @@ class NativeRunner:
             raise ValueError(f"num_slots is {num_slots}: a model with lightning layers needs at least one")
         self.threads = threads or len(os.sched_getaffinity(0))
         self._ages = StateAges(self.num_slots)
-        self._memory, self._held = _memory(self.config, num_pages, self.num_slots, kv)
-        self._model, layers = _model(pack)
-        self._held.append(layers)
+        self._memory, self._arrays = _memory(self.config, num_pages, self.num_slots, kv)
+        self._model, self._layers = _model(pack)
         self._library = library()
         self._handle = self._library.open(self._model, self._memory, self.threads)
         weakref.finalize(self, self._library.close, self._handle)
@@ -71,7 +70,26 @@ class NativeRunner:
         return StepResult(**outputs)
 
 
-def _memory(config: ModelConfig, pages: int, slots: int, kv: KeyValues) -> tuple[Memory, list[Any]]:
+    def fill_synthetic(self, page_table_row: NDArray[np.int64], tokens: int, state_slot: int) -> None:
+        """Fill a sequence's memory with noise; see `TorchRunner.fill_synthetic`."""
+        pages = page_table_row[: -(-tokens // PAGE_TOKENS)]
+        if len(pages) * PAGE_TOKENS < tokens:
+            raise ValueError(f"{len(page_table_row)} pages cannot hold {tokens} tokens")
+        random = np.random.default_rng(0)
+        for name, memory in self._arrays.items():
+            if name == "states":
+                if self.num_slots:
+                    memory[:, state_slot] = random.standard_normal(memory[:, state_slot].shape, np.float32)
+                    self._ages.set(state_slot, tokens)
+            elif memory.dtype == np.int8:
+                memory[:, pages] = random.integers(-127, 128, memory[:, :1].shape, np.int8)
+            elif name.endswith("scales"):
+                memory[:, pages] = 1 / 64  # of values with a standard deviation of about 1
+            else:
+                memory[:, pages] = random.standard_normal(memory[:, :1].shape, np.float32)
+
+
+def _memory(config: ModelConfig, pages: int, slots: int, kv: KeyValues) -> tuple[Memory, dict[str, NDArray[Any]]]:
     """Keys, values and states, and the arrays that hold them; the system gives a page's memory at its first use."""
     dtype = {"float32": np.float32, "int8": np.int8}[kv]
     per_head = (len(config.softmax_layers), pages, config.num_kv_heads)
@@ -85,7 +103,7 @@ def _memory(config: ModelConfig, pages: int, slots: int, kv: KeyValues) -> tuple
     if kv == "int8":
         held |= {name: np.empty((*per_head, PAGE_TOKENS), np.float32) for name in ("key_scales", "value_scales")}
     pointers = {name: array.ctypes.data for name, array in held.items()}
-    return Memory(pages=pages, slots=slots, **pointers), list(held.values())
+    return Memory(pages=pages, slots=slots, **pointers), held
 
 
 def _model(pack: Pack) -> tuple[Model, Any]:

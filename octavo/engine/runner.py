@@ -97,6 +97,10 @@ class StateAges:
     def __init__(self, num_slots: int) -> None:
         self._ages = np.full(num_slots, -1)  # -1 while a step changes them
 
+    def set(self, slot: int, tokens: int) -> None:
+        """Note that a slot's states are those after `tokens` tokens."""
+        self._ages[slot] = tokens
+
     @contextmanager
     def moving(self, batch: StepBatch) -> Iterator[None]:
         """Surrounds a step. Raises ValueError, before it, for a slot whose states are not those its sequence needs."""

@@ -60,6 +60,23 @@ class TorchRunner:
         hidden = out.hidden[torch.from_numpy(batch.hidden_rows).to(self._device)].float()
         return StepResult(logits.float().cpu().numpy(), hidden.cpu().numpy(), self._expert_counts(out.routings))
 
+    @torch.inference_mode()
+    def fill_synthetic(self, page_table_row: NDArray[np.int64], tokens: int, state_slot: int) -> None:
+        """Fill a sequence's memory with noise, as if `tokens` tokens had been computed: for timing a step at a depth.
+
+        page_table_row: int64 [P], of which the pages of those tokens are written, all with the same 32 random rows;
+        state_slot is not read where there are no lightning layers. Raises ValueError where the pages do not suffice.
+        """
+        pages = page_table_row[: -(-tokens // PAGE_TOKENS)]
+        if len(pages) * PAGE_TOKENS < tokens:
+            raise ValueError(f"{len(page_table_row)} pages cannot hold {tokens} tokens")
+        index = torch.from_numpy(pages).to(self._device)
+        for memory in (self._keys, self._values):
+            memory[:, index] = torch.randn_like(memory[:, :1])
+        if self.num_slots:
+            self._states[:, state_slot].normal_()
+            self._ages.set(state_slot, tokens)
+
     def _expert_counts(self, routings: tuple[Routing | None, ...]) -> NDArray[np.int64]:
         counts = torch.zeros(len(routings), self.config.num_experts, dtype=torch.int64, device=self._device)
         for row, routing in zip(counts, routings, strict=True):

@@ -109,6 +109,18 @@ def test_states_stay_fp32_in_a_bf16_model() -> None:
     assert runner._states.shape == (3, 1, 6, 16, 16) and runner._keys.shape[0] == 2
 
 
+def test_synthetic_memory_can_be_continued_from(decoder) -> None:
+    """Only the named pages are written, with noise of deviation 1, and the state has the age that was claimed."""
+    runner = poisoned(decoder)
+    runner.fill_synthetic(np.array([17, 3, 29]), 40, state_slot=17)
+    assert runner._keys[:, [17, 3]].isfinite().all() and runner._keys[:, [29, 4]].isnan().all()
+    assert 0.8 < runner._values[:, [17, 3]].std().item() < 1.2
+    step = batch([(tokens(1), 40, [17, 3, 29])], logit_rows=np.arange(1))
+    assert np.isfinite(runner.step(step).logits).all()
+    with pytest.raises(ValueError, match="2 pages cannot hold 65 tokens"):
+        runner.fill_synthetic(np.array([1, 2]), 65, state_slot=1)
+
+
 def test_only_wanted_rows_come_back(decoder) -> None:
     ids = tokens(10)
     with torch.no_grad():

@@ -1,0 +1,5 @@
+"""`octavo bench`: tokens per second beside this machine's measured limits and beside a peer.
+
+The parent (`schedule`) starts one process a party (`workers/`), asks one at a time for one metric, and turns the
+answers into rates, ratios and shares of the bound (`results`, `bounds`).
+"""

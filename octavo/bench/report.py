@@ -1,0 +1,109 @@
+"""The figures as text: a table for a terminal of 80 columns, and a Markdown page for bench/results."""
+
+import datetime
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from octavo.bench.machine import cpu_name
+from octavo.errors import UsageError, UserError
+
+NOTE = (
+    "share: of the bound. Decode: read bandwidth / bytes of a step. Prefill: the rate\n"
+    "of fp32 matrix products, which products of 8-bit integers can exceed."
+)
+
+
+def table(figures: Mapping[str, Any]) -> str:
+    """One row a metric: our rate, the bytes of a step, the share of the bound; each peer's rate and the ratio."""
+    peers = list(figures["peers"])
+    rows = [["tokens/s", "octavo", "MB/step", "share", *(word for name in peers for word in (name, "ratio"))]]
+    rows += [_row(figures, metric, peers) for metric in figures["metrics"]]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+    return "\n".join([_headline(figures), "", *lines, "", NOTE])
+
+
+def markdown(figures: Mapping[str, Any]) -> str:
+    """A page with the machine, date, commit and versions, medians, and the lowest and highest of the rounds."""
+    parties = {"octavo": figures["ours"], **figures["peers"]}
+    about = [f"- {name}: {party['version']}{_loaded(party)}" for name, party in parties.items()]
+    head = ["metric", "octavo", "MB/step", "share", *(word for name in figures["peers"] for word in (name, "ratio"))]
+    rows = [_row(figures, metric, list(figures["peers"]), spread=True) for metric in figures["metrics"]]
+    errors = [f"- not measured: {reason}" for missing in figures["errors"].values() for reason in missing.values()]
+    return "\n".join([
+        f"# {figures['model']}, {figures['quant']}",
+        "",
+        f"{datetime.date.today().isoformat()}, {_commit()}, {cpu_name()}. {_headline(figures)}",
+        f"Medians of {figures['rounds']} rounds in which the parties take turns, lowest to highest in brackets; decode "
+        f"over {figures['steps']} steps.",
+        "",
+        *about, *errors,
+        "",
+        *(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)),
+        "",
+        NOTE.replace("\n", " "),
+        "",
+    ])  # fmt: skip
+
+
+def check_report(out: Path) -> None:
+    """Raise UsageError for a folder or a name that does not end in .md, UserError without a folder to write to."""
+    if out.suffix != ".md" or out.is_dir():
+        raise UsageError(f"--report is {out}: give the name of a file that ends in .md")
+    if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
+        raise UserError(f"{out.parent}: no such folder, or it cannot be written; choose another place")
+
+
+def write_report(figures: Mapping[str, Any], out: Path) -> None:
+    """Write the Markdown page, replacing the file whole. Raises UserError where it cannot be written."""
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        temporary.write_text(markdown(figures), encoding="utf-8")
+        os.replace(temporary, out)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror}); choose another place") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _headline(figures: Mapping[str, Any]) -> str:
+    machine = figures["machine"]
+    return (
+        f"{figures['model']} as {figures['quant']}, {figures['threads']} threads; this machine ({machine['cores']} "
+        f"cores) reads {machine['read_gb_s']:.1f} GB/s, multiplies at {machine['sgemm_gflops']:.0f} GFLOP/s."
+    )
+
+
+def _row(figures: Mapping[str, Any], metric: str, peers: list[str], spread: bool = False) -> list[str]:
+    ours = figures["ours"]
+    row = [metric, _rate(ours, metric, spread), f"{ours['bytes'][metric] / 1e6:.1f}", f"{ours['share'][metric]:.0%}"]
+    for name in peers:
+        ratio = figures["ratio"][name].get(metric)
+        row += [_rate(figures["peers"][name], metric, spread), "-" if ratio is None else f"{ratio:.2f}"]
+    return row
+
+
+def _rate(party: Mapping[str, Any], metric: str, spread: bool) -> str:
+    if metric not in party:
+        return "-"
+    samples = party["samples"][metric]
+    return f"{party[metric]:.1f}" + (f" ({min(samples):.1f} to {max(samples):.1f})" if spread else "")
+
+
+def _loaded(party: Mapping[str, Any]) -> str:
+    resident = party.get("resident_bytes")
+    loaded = f", loaded in {party['load_seconds']:.1f} s"
+    return loaded + (f", {resident / 2**20:.0f} MiB resident then" if resident else "")
+
+
+def _commit() -> str:
+    """The commit of the checkout that octavo runs from, if it is one."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude", "*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return "no commit known"
+    return f"commit {done.stdout.strip()}" if done.returncode == 0 else "no commit known"

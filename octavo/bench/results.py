@@ -1,0 +1,79 @@
+"""From answers to figures: median rates, bytes, shares of the bound, ratios; the one object that --json prints."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+from typing import Any
+
+from octavo.bench.bounds import Widths, bound, expected_expert_reads, step_bytes
+from octavo.bench.machine import Machine
+from octavo.bench.metrics import CHUNK, Metric
+from octavo.bench.schedule import Measured, Plan
+from octavo.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What was measured: the model's name and shape, the form of its weights, and with how many threads."""
+
+    model: str
+    config: ModelConfig
+    quant: str
+    threads: int
+
+
+def figures(subject: Subject, plan: Plan, machine: Machine, measured: Mapping[str, Measured]) -> dict[str, Any]:
+    """Everything found as one JSON object; the first of `measured` is octavo, the others are peers.
+
+    Rates are tokens/s, medians over the rounds, all of them in `samples`. `bytes` is what a step has to move with the
+    party's own widths and `share` the rate divided by the bound that follows (bounds.py). A ratio is our median divided
+    by theirs.
+    """
+    names = list(measured)
+    reads = _expert_reads(subject.config, plan.metrics, measured[names[0]])
+    parties = {name: _party(subject, plan, machine, found, reads) for name, found in measured.items()}
+    ours, peers = parties[names[0]], {name: parties[name] for name in names[1:]}
+    return {
+        "model": subject.model,
+        "quant": subject.quant,
+        "threads": subject.threads,
+        "rounds": plan.rounds,
+        "steps": plan.steps,
+        "machine": machine.as_dict(),
+        "metrics": [metric.name for metric in plan.metrics],
+        "ours": ours,
+        "peers": peers,
+        "ratio": {
+            name: {metric.name: ours[metric.name] / peer[metric.name] for metric in plan.metrics if metric.name in peer}
+            for name, peer in peers.items()
+        },
+        "errors": {name: measured[name].errors for name in names[1:] if measured[name].errors},
+    }
+
+
+def _expert_reads(config: ModelConfig, metrics: Sequence[Metric], ours: Measured) -> dict[str, float]:
+    """Experts read in a step of each metric, as our runner counted them; everyone computes the same tokens."""
+    reads = {}
+    for metric in metrics:
+        counted = [sample["expert_reads"] for sample in ours.samples.get(metric.name, ()) if "expert_reads" in sample]
+        count = metric.count if metric.kind == "decode" else min(metric.count, CHUNK)
+        reads[metric.name] = fmean(counted) if counted else expected_expert_reads(config, count)
+    return reads
+
+
+def _party(
+    subject: Subject, plan: Plan, machine: Machine, found: Measured, expert_reads: Mapping[str, float]
+) -> dict[str, Any]:
+    widths = Widths(found.about["weight_bytes"], found.about["key_value_bytes"])
+    rates: dict[str, float] = {}
+    samples, moved, limits, shares = {}, {}, {}, {}
+    for metric in plan.metrics:
+        name = metric.name
+        if name in found.samples:
+            samples[name] = [sample["tokens"] / sample["seconds"] for sample in found.samples[name]]
+            rates[name] = median(samples[name])
+            moved[name] = round(step_bytes(subject.config, metric, plan.steps, expert_reads[name], widths))
+            limits[name] = bound(subject.config, metric, moved[name], machine.read_gb_s, machine.sgemm_gflops)
+            shares[name] = rates[name] / limits[name]
+    about = {key: value for key, value in found.about.items() if key != "ready"}
+    return {**rates, "bytes": moved, "bound": limits, "share": shares, "samples": samples, **about}

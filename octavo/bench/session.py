@@ -1,0 +1,100 @@
+"""What `octavo bench` runs: find the model, start the parties, measure, and put the figures together."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from octavo.bench.bounds import WEIGHT_BYTES
+from octavo.bench.gguf_cache import cached_gguf
+from octavo.bench.machine import Machine
+from octavo.bench.parties import (
+    PeerOptions,
+    find_llama_cpp,
+    limits_party,
+    llama_cpp_party,
+    own_party,
+    transformers_party,
+)
+from octavo.bench.party import Party, Worker
+from octavo.bench.results import Subject, figures
+from octavo.bench.schedule import Plan, run
+from octavo.bench.workers.own import QUANTS
+from octavo.config import home
+from octavo.errors import UsageError, UserError
+from octavo.progress import Progress, silent
+
+
+def find_model(spec: str, progress: Progress = silent) -> Path:
+    """The folder or GGUF file behind a path, a hub name or the name of a shape, which is written if need be.
+
+    Raises UserError when there is nothing of the kind.
+    """
+    path = Path(spec).expanduser()
+    if path.exists():
+        return path
+    from octavo.bench.shapes import SHAPES, synthetic_folder
+    from octavo.checkpoint.hub import download, is_hub_name
+
+    if spec in SHAPES:
+        return synthetic_folder(spec, SHAPES[spec], _cache(), progress)
+    if is_hub_name(spec):
+        return download(spec)
+    raise UserError(f"{spec}: no such folder or file, no shape ({', '.join(SHAPES)}) and not a hub name (owner/name)")
+
+
+def check_quant(quant: str) -> None:
+    """Raise UsageError for a form of weights that nobody knows, UserError for one that cannot be computed here."""
+    if quant not in WEIGHT_BYTES:
+        raise UsageError(f"--quant is {quant!r}: choose one of {', '.join(WEIGHT_BYTES)}")
+    if quant not in QUANTS:
+        raise UserError(f"--quant {quant}: this octavo computes {', '.join(QUANTS)} only")
+
+
+def bench(
+    model: Path,
+    quant: str,
+    plan: Plan,
+    peers: PeerOptions,
+    threads: int,
+    say: Callable[[str], None],
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Measure the model on octavo and the peers; returns the object that `octavo bench --json` prints (results.py).
+
+    The machine's limits are measured before and after, and the higher ones count. Raises UserError when the model
+    cannot be used, or a peer is not there or cannot load it; what goes wrong later with a peer is in `errors`.
+    """
+    from octavo.checkpoint.source import open_source
+
+    check_quant(quant)
+    config = open_source(model).config
+    parties = [own_party(model, quant, config, plan.metrics, plan.steps, threads)]
+    parties += [_peer(name, model, quant, peers, threads, say) for name in peers.names]
+    say("measuring the machine's limits")
+    machine = _limits(threads, plan.timeout)
+    measured = run(parties, plan, say, progress)
+    machine = machine.best(_limits(threads, plan.timeout))
+    name = model.resolve().name if model.is_dir() else model.stem
+    return figures(Subject(name, config, quant, threads), plan, machine, measured)
+
+
+def _peer(name: str, model: Path, quant: str, options: PeerOptions, threads: int, say: Callable[[str], None]) -> Party:
+    if name == "transformers":
+        return transformers_party(model, threads)
+    python = find_llama_cpp(options.python)
+    if options.file is not None:
+        if not options.file.is_file():
+            raise UserError(f"--peer-file is {options.file}: no such file")
+        return llama_cpp_party(options.file, python, threads, options.deepest)
+    say("looking for the model as GGUF, or writing it")
+    return llama_cpp_party(cached_gguf(model, quant, _cache()), python, threads, options.deepest)
+
+
+def _limits(threads: int, timeout: float) -> Machine:
+    with Worker(limits_party(threads)) as worker:
+        worker.ready(timeout)
+        return Machine(**worker.ask({"metric": "limits"}, timeout))
+
+
+def _cache() -> Path:
+    return home() / "bench"

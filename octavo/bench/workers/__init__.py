@@ -1,0 +1,1 @@
+"""What runs in the processes that `octavo bench` starts: one module a party, speaking JSON lines."""

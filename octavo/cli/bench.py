@@ -1,0 +1,77 @@
+"""octavo bench: tokens per second beside this machine's limits and beside a peer."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from octavo.cli.terminal import Json, progress_bar, report, say
+from octavo.errors import UserError
+
+
+def run(
+    model: Annotated[
+        str | None,
+        typer.Argument(help="A folder, GGUF file, hub name or the shape mixtral-8x0.5b [default: quickstart's]."),
+    ] = None,
+    quant: Annotated[str, typer.Option(help="The form of the weights: fp32, int8 or int4.")] = "fp32",
+    peer: Annotated[list[str] | None, typer.Option(help="llama.cpp or transformers; may be repeated.")] = None,
+    metrics: Annotated[str | None, typer.Option(help="A list such as prefill_512,decode_8@4096.")] = None,
+    rounds: Annotated[int, typer.Option(help="How often each metric is measured.", min=1)] = 3,
+    steps: Annotated[int, typer.Option(help="Decoding steps that are timed.", min=1)] = 64,
+    threads: Annotated[int | None, typer.Option(help="[default: the cores that may be used]", min=1)] = None,
+    peer_python: Annotated[str | None, typer.Option(help="The Python that has llama_cpp.")] = None,
+    peer_file: Annotated[Path | None, typer.Option(help="Another GGUF file for llama.cpp: speed only.")] = None,
+    peer_depth: Annotated[int, typer.Option(help="Deepest @DEPTH for llama.cpp.", min=0)] = 4096,
+    timeout: Annotated[float, typer.Option(help="Seconds that one answer may take.", min=1)] = 1800,
+    plot: Annotated[Path | None, typer.Option(help="Draw bars into this PNG file.")] = None,
+    page: Annotated[Path | None, typer.Option("--report", help="Write a Markdown page into this file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure prefill and decode of MODEL beside the read bandwidth and matrix rate of this machine, and beside peers.
+
+    Parties run in processes of their own and take turns; figures are medians. What lies before a @DEPTH is noise in
+    octavo and computed by llama.cpp.
+
+    Example: octavo bench ./SmolLM2-8x135M-Instruct --metrics prefill_512,decode_1 --peer transformers
+    """
+    from octavo.bench.machine import cores
+    from octavo.bench.metrics import parse_metrics
+    from octavo.bench.parties import PeerOptions
+    from octavo.bench.report import check_report, table, write_report
+    from octavo.bench.schedule import Plan
+    from octavo.bench.session import bench, check_quant, find_model
+
+    plan = Plan(parse_metrics(metrics), rounds, steps, timeout)
+    peers = PeerOptions(peer or (), peer_python, peer_file, peer_depth)
+    check_quant(quant)
+    if page is not None:
+        check_report(page)
+    if plot is not None:
+        from octavo.checkpoint.lineage_plot import check_plot
+
+        check_plot(plot)
+    with progress_bar(per_second=1) as progress:
+        found = find_model(model or _quickstart_model(), progress)
+        figures = bench(found, quant, plan, peers, threads or cores(), say, progress)
+    report(table(figures), figures, as_json)
+    if page is not None:
+        write_report(figures, page)
+        say(f"wrote {page}")
+    if plot is not None:
+        from octavo.bench.plot import draw
+
+        draw(figures, plot)
+        say(f"drew {plot}")
+    for reasons in figures["errors"].values():  # last: what was measured is not lost
+        raise UserError(next(iter(reasons.values())))
+
+
+def _quickstart_model() -> str:
+    from octavo.config import home
+    from octavo.quickstart import EXPERTS, child_name
+
+    folder = home() / child_name("SmolLM2-135M-Instruct", EXPERTS)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: not made yet: run `octavo quickstart`, or name a MODEL, or mixtral-8x0.5b")
+    return str(folder)
