@@ -58,7 +58,8 @@ class QuantizedFolder(SafetensorsFolder):
     Everything but the tensors' data is checked at construction, the data of a tensor when it is read.
     """
 
-    config_name, tied_field, head_name = "config.json", "tie_word_embeddings", "lm_head.weight"
+    config_name, tied_field = "config.json", "tie_word_embeddings"
+    head_name = ""  # a tied head beside the embedding is a tensor too many here, since octavo never writes one
 
     def __init__(self, path: Path, label: str | None = None) -> None:
         hf = read_json(path / self.config_name)

@@ -296,6 +296,16 @@ def test_tensors_that_are_missing_misshapen_or_of_another_type(copy, bits, chang
     refused(spoil(copy(bits), change), *words)
 
 
+@pytest.mark.parametrize("part", ["weight", "qweight"])
+def test_a_head_beside_tied_embeddings_is_one_too_many(copy, part) -> None:
+    folder = copy(8)
+    edit_config(folder, tie_word_embeddings=True)
+    refused(folder, "belong to nothing", "lm_head.qweight")
+    head = {f"lm_head.{part}": torch.ones(331, 48, dtype=torch.int8 if part == "qweight" else torch.float32)}
+    spoil(folder, lambda t: (t.pop("lm_head.qweight"), t.pop("lm_head.scales"), t.update(head)))
+    refused(folder, "belong to nothing", f"lm_head.{part}")
+
+
 def test_bits_of_the_config_and_of_the_weights_disagree(copy) -> None:
     folder = copy(8)
     edit_config(folder, quantization_config=FIELDS | {"bits": 4})
