@@ -27,7 +27,7 @@ from octavo.data.tokenizer import Tokenizer
 from octavo.models import Decoder
 from octavo.ops.quantize import GROUP, Bits, dequantize, quantize
 
-_ROWS = 128  # of logits at a time
+_ROWS = 256  # of logits at a time: large enough for malloc to give the memory back
 _TEXT_PER_TOKEN = 12  # characters, more than any window needs
 
 
