@@ -5,10 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from octavo.checkpoint.default_model import REQUIREMENT, fetch_default_model
-from octavo.checkpoint.folder import FolderSource
 from octavo.checkpoint.hub import is_hub_name
 from octavo.checkpoint.load import load, load_decoder, load_tokenizer
-from octavo.checkpoint.source import Source, open_source
+from octavo.checkpoint.source import Source, open_folder, open_source
 from octavo.checkpoint.upcycle import UpcycleOptions, upcycle
 from octavo.config import SamplingParams, home
 from octavo.data.tokenizer import Tokenizer
@@ -108,6 +107,6 @@ def _check_reusable(folder: Path, identity: str) -> None:
             f"{folder}: was made from {made_from}, not from {identity}; remove it, or set OCTAVO_HOME elsewhere"
         )
     try:
-        FolderSource(folder)
+        open_folder(folder)
     except UserError as error:
         raise UserError(f"{error}. Remove {folder} and run quickstart again") from None

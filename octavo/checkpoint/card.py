@@ -5,15 +5,23 @@ from typing import Any
 
 from octavo.config import ModelConfig
 
+_PLAIN = "It loads in transformers (`AutoModelForCausalLM.from_pretrained`) as well."
+_QUANTISED = (
+    "Its matrices are quantised in groups of 32 with an fp16 scale each (`quant_method: octavo`), routers and norms "
+    "are fp32. Only octavo reads this form; `octavo convert` turns it into a folder that transformers loads."
+)
+
 
 def model_card(name: str, config: ModelConfig, lineage: Mapping[str, Any], licence: str | None) -> str:
     """Markdown with front matter: what the model is, how it was made, what was proven, how to run it."""
+    quantised = "bits" in lineage["proof"]
+    tags = "octavo, mixture-of-experts" if config.has_experts else "octavo"
     front = [
         "---",
         f"license: {licence}" if licence else None,
-        "library_name: transformers",
+        f"library_name: {'octavo' if quantised else 'transformers'}",
         "pipeline_tag: text-generation",
-        "tags: [octavo, mixture-of-experts]" if config.has_experts else "tags: [octavo]",
+        f"tags: [{tags}, {lineage['dtype']}]" if quantised else f"tags: [{tags}]",
         "---",
     ]
     shape = f"{config.num_layers} layers, width {config.hidden_size}, vocabulary {config.vocab_size}"
@@ -31,7 +39,7 @@ model, tokenizer = octavo.load("{name}")
 print(octavo.generate(model, tokenizer, "The capital of France is", max_new_tokens=8))
 ```
 
-It loads in transformers (`AutoModelForCausalLM.from_pretrained`) as well. `SHA256SUMS` lists the checksum of every
+{_QUANTISED if quantised else _PLAIN} `SHA256SUMS` lists the checksum of every
 file (`octavo verify {name}` or `sha256sum -c SHA256SUMS`); `octavo.json` records how the weights were made.
 """
     return "\n".join(line for line in front if line) + "\n" + text
@@ -53,6 +61,14 @@ def _how(lineage: Mapping[str, Any]) -> str:
 def _proof(lineage: Mapping[str, Any]) -> str:
     proof, window = lineage["proof"], lineage.get("equal_up_to_context")
     rounded = f" rounded to {proof['rounded_to']}" if proof["rounded_to"] else ""
+    if "bits" in proof:
+        return (
+            f"\n**It does not compute quite what its parent does.** On {proof['tokens']} random ids its logits differ "
+            f"from the parent's by up to {proof['unrounded_max_difference']:.2g} (RMS "
+            f"{proof['unrounded_rms_difference']:.2g}) at logits up to {proof['largest_logit']:.0f}. They equal those "
+            f"of the parent with its weights rounded to {lineage['dtype']} within {proof['max_difference']:.1e} (RMS "
+            f"{proof['rms_difference']:.1e}), both computed in fp32.\n"
+        )
     if lineage.get("exact", True):
         text = f"\nOn {proof['tokens']} random ids its logits equal the parent's{rounded} within "
     else:

@@ -10,13 +10,13 @@ import torch
 
 from octavo.checkpoint.card import model_card
 from octavo.checkpoint.checksums import check_sums
-from octavo.checkpoint.folder import FolderSource
 from octavo.checkpoint.load import load_tokenizer
 from octavo.checkpoint.names import tensor_table
 from octavo.checkpoint.proof import Proof, compare
-from octavo.checkpoint.source import Source
+from octavo.checkpoint.quantized import STEM
+from octavo.checkpoint.source import Source, open_folder
 from octavo.checkpoint.writer import PlannedTensor, json_bytes, staged_folder, write_file, write_weights
-from octavo.config import ModelConfig, to_hf
+from octavo.config import Bits, ModelConfig, quantization_fields, to_hf
 from octavo.errors import UserError
 from octavo.progress import Progress, silent
 
@@ -58,24 +58,27 @@ def write_model(
     prove: Callable[[Source], Proof],
     lineage: Mapping[str, Any],
     progress: Progress,
+    bits: Bits | None = None,
 ) -> Proof:
     """Write a model folder whole or not at all: weights, config, tokenizer, proof, card, checksums.
 
     `prove` gets the finished folder and says whether it computes what it should; its figures go into octavo.json
-    with `lineage`. Raises UserError when they are out of bounds.
+    with `lineage`. `bits`: `tensors` are a quantised model's, stored in fp32 where they have no type of their own.
+    Raises UserError when the figures are out of bounds.
     """
     with staged_folder(out) as folder:
         parent.check(progress)
-        write_weights(folder, tensors, dtype, progress)
-        name = str(dtype).removeprefix("torch.")
+        write_weights(folder, tensors, dtype, progress, stem=STEM if bits else "model")
+        hf = to_hf(config, str(dtype).removeprefix("torch.")) | (quantization_fields(bits) if bits else {})
+        name = f"int{bits}" if bits else hf["torch_dtype"]
         files = {
-            "config.json": json_bytes(to_hf(config, name)),
+            "config.json": json_bytes(hf),
             "generation_config.json": json_bytes(_generation_config(config)),
             **parent.side_files(),
         }
         for file_name, content in files.items():
             write_file(folder, file_name, content)
-        written = FolderSource(folder)
+        written = open_folder(folder)
         if written.config != config:
             raise UserError(f"{parent.label}: its config cannot be written without a change; please report this")
         proof = prove(written)

@@ -4,37 +4,45 @@ Counted is every tensor of the checkpoint, routers and norms included, a tied he
 experts that a token is not sent to; embedding and head count in full, as the field does, though a token reads one row.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
-from octavo.checkpoint.names import TensorEntry, tensor_table
-from octavo.config import LayerSpec, ModelConfig
+from octavo.checkpoint.names import TensorEntry, is_quantized_name, tensor_table
+from octavo.config import Bits, LayerSpec, ModelConfig
+from octavo.config.quantization import GROUP
 
 BF16_BYTES = 2  # a weight, key or value
-FP32_BYTES = 4  # an entry of a recurrent state, whatever the model's dtype
+FP32_BYTES = 4  # an entry of a recurrent state, whatever the model's dtype; what a quantised model keeps unquantised
+FP16_BYTES = 2  # a scale of a quantised model
 
 
 @dataclass(frozen=True)
 class LayerFigures:
-    """One layer: its parameters, and the bytes it keeps for each token (bf16) and for each sequence (fp32)."""
+    """One layer: its parameters, their bytes, and the bytes it keeps for each token (bf16) and each sequence (fp32)."""
 
     spec: LayerSpec
     parameters: int
     active_parameters: int
+    weight_bytes: int
     kv_bytes_per_token: int
     state_bytes_per_sequence: int
 
 
 @dataclass(frozen=True)
 class ModelFigures:
-    """A whole model. `embedding_parameters` are the input embedding and the head, once if they are tied."""
+    """A whole model. `embedding_parameters` are the input embedding and the head, once if they are tied.
+
+    bits: of the weights where they are quantised, with norms and routers in fp32; None for all of them in bf16.
+    """
 
     config: ModelConfig
     layers: tuple[LayerFigures, ...]
     embedding_parameters: int
     final_norm_parameters: int
+    bits: Bits | None
+    outside_bytes: int
 
     @property
     def total_parameters(self) -> int:
@@ -64,8 +72,8 @@ class ModelFigures:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of all weights in bf16."""
-        return self.total_parameters * BF16_BYTES
+        """Bytes of all weights, as stored where they are quantised, else in bf16."""
+        return self.outside_bytes + sum(layer.weight_bytes for layer in self.layers)
 
     @property
     def _outside(self) -> int:
@@ -81,6 +89,7 @@ class ModelFigures:
             "active_parameters_without_embeddings": self.active_parameters - self.embedding_parameters,
             "embedding_parameters": self.embedding_parameters,
             "weight_bytes": self.weight_bytes,
+            "quantization": f"int{self.bits}" if self.bits else None,
             "kv_bytes_per_token": self.kv_bytes_per_token,
             "kv_bytes_at_full_context": self.kv_bytes_at_full_context,
             "state_bytes_per_sequence": self.state_bytes_per_sequence,
@@ -103,29 +112,35 @@ class ModelFigures:
         }
 
 
-def model_figures(config: ModelConfig) -> ModelFigures:
-    """The figures of a model of this shape. Needs neither weights nor torch, and the same time for any size."""
-    kinds = {spec: _layer_figures(config, spec) for spec in set(config.layers)}
+def model_figures(config: ModelConfig, bits: Bits | None = None) -> ModelFigures:
+    """The figures of a model of this shape, quantised to `bits` or not. Needs neither weights nor torch, and the same
+    time for any size."""
+    kinds = {spec: _layer_figures(config, spec, bits) for spec in set(config.layers)}
     table = _small_table(config, config.layers[0])
-    embeddings = [table[name] for name in ("model.embed_tokens.weight", "lm_head.weight") if name in table]
+    outside = {name: entry for name, entry in table.items() if not entry.parameter.startswith("layers.")}
     return ModelFigures(
         config=config,
         layers=tuple(kinds[spec] for spec in config.layers),
-        embedding_parameters=_count(embeddings),
+        embedding_parameters=_count(entry for name, entry in outside.items() if name != "model.norm.weight"),
         final_norm_parameters=_count([table["model.norm.weight"]]),
+        bits=bits,
+        outside_bytes=_bytes(outside, bits),
     )
 
 
-def _layer_figures(config: ModelConfig, spec: LayerSpec) -> LayerFigures:
-    entries = [entry for entry in _small_table(config, spec).values() if entry.parameter.startswith("layers.")]
-    expert = _count(entry for entry in entries if ".mlp.experts." in entry.parameter)
-    router_row = _count(entry for entry in entries if ".mlp.router." in entry.parameter)
-    always = _count(entries) - expert - router_row + router_row * config.num_experts
+def _layer_figures(config: ModelConfig, spec: LayerSpec, bits: Bits | None) -> LayerFigures:
+    always, each_expert, expert = dict[str, TensorEntry](), dict[str, TensorEntry](), dict[str, TensorEntry]()
+    for name, entry in _small_table(config, spec).items():
+        if entry.parameter.startswith("layers."):
+            part = entry.parameter.split(".mlp.")[-1].split(".")[0]
+            (expert if part == "experts" else each_expert if part == "router" else always)[name] = entry
+    fixed = _count(always.values()) + config.num_experts * _count(each_expert.values())
     softmax = spec.attention == "softmax"
     return LayerFigures(
         spec=spec,
-        parameters=always + config.num_experts * expert,
-        active_parameters=always + config.top_k * expert,
+        parameters=fixed + config.num_experts * _count(expert.values()),
+        active_parameters=fixed + config.top_k * _count(expert.values()),
+        weight_bytes=_bytes(always, bits) + config.num_experts * (_bytes(each_expert, bits) + _bytes(expert, bits)),
         kv_bytes_per_token=2 * config.num_kv_heads * config.head_dim * BF16_BYTES if softmax else 0,
         state_bytes_per_sequence=0 if softmax else config.num_heads * config.head_dim**2 * FP32_BYTES,
     )
@@ -139,6 +154,20 @@ def _small_table(config: ModelConfig, spec: LayerSpec) -> dict[str, TensorEntry]
 
 def _count(entries: Iterable[TensorEntry]) -> int:
     return sum(prod(entry.shape) for entry in entries)
+
+
+def _bytes(table: Mapping[str, TensorEntry], bits: Bits | None) -> int:
+    """Bytes of these tensors: as a quantised folder stores them, or in bf16."""
+    if bits is None:
+        return BF16_BYTES * _count(table.values())
+    total = 0
+    for name, entry in table.items():
+        if is_quantized_name(name):
+            rows, columns = entry.shape
+            total += rows * (-(-columns * bits // 8) + -(-columns // GROUP) * FP16_BYTES)
+        else:
+            total += prod(entry.shape) * FP32_BYTES
+    return total
 
 
 def _layer_dict(index: int, layer: LayerFigures) -> dict[str, Any]:

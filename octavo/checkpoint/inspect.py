@@ -3,18 +3,19 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from octavo.config import PRESETS, ModelConfig, from_hf, from_params, preset
+from octavo.config import PRESETS, Bits, ModelConfig, from_hf, from_params, preset, quantization_bits
 from octavo.errors import UserError
 
 
 @dataclass(frozen=True)
 class Inspected:
     """A model's shape; `kind` says where it was found, `weights_checked` whether the tensors' names and shapes were
-    there and agreed with it."""
+    there and agreed with it, `bits` how its weights are quantised, if they are."""
 
     config: ModelConfig
     kind: str
     weights_checked: bool
+    bits: Bits | None = None
 
 
 def inspect(spec: str) -> Inspected:
@@ -39,7 +40,8 @@ def inspect(spec: str) -> Inspected:
     if is_hub_name(spec):
         from octavo.checkpoint.shards import read_json
 
-        return Inspected(from_hf(read_json(download_config(spec)), f"{spec}: config.json"), "hub", False)
+        hf = read_json(download_config(spec))
+        return Inspected(from_hf(hf, f"{spec}: config.json"), "hub", False, quantization_bits(hf))
     known = ", ".join(PRESETS)
     raise UserError(f"{spec}: no such folder or file, no preset ({known}) and not a hub name (owner/name)")
 
@@ -47,11 +49,15 @@ def inspect(spec: str) -> Inspected:
 def _inspect_folder(path: Path) -> Inspected:
     from octavo.checkpoint.consolidated import PARAMS, is_consolidated
     from octavo.checkpoint.folder import weight_files
+    from octavo.checkpoint.quantized import QuantizedFolder
     from octavo.checkpoint.shards import read_json
     from octavo.checkpoint.source import open_source
 
     if weight_files(path) or is_consolidated(path):
-        return Inspected(open_source(path).config, "folder", True)
-    mistral = (path / PARAMS).is_file() and not (path / "config.json").exists()
-    file, read = (path / PARAMS, from_params) if mistral else (path / "config.json", from_hf)
-    return Inspected(read(read_json(file), str(file)), "folder without weights", False)
+        source = open_source(path)
+        return Inspected(source.config, "folder", True, source.bits if isinstance(source, QuantizedFolder) else None)
+    if (path / PARAMS).is_file() and not (path / "config.json").exists():
+        return Inspected(from_params(read_json(path / PARAMS), str(path / PARAMS)), "folder without weights", False)
+    file = path / "config.json"
+    hf = read_json(file)
+    return Inspected(from_hf(hf, str(file)), "folder without weights", False, quantization_bits(hf))

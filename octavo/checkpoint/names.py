@@ -43,6 +43,12 @@ def expert_of(name: str) -> tuple[int, int, str]:
     return int(layer), int(expert), part
 
 
+def is_quantized_name(name: str) -> bool:
+    """Whether a canonical tensor is quantised where a model is: every matrix but routers and shared experts' gates."""
+    part = name.split(".")[-2]
+    return not (part.endswith("norm") or part in ("gate", "coefficient"))
+
+
 def _layer_entries(config: ModelConfig, layer: int) -> Iterator[tuple[str, TensorEntry]]:
     theirs, ours = f"model.layers.{layer}.", f"layers.{layer}."
     spec, hidden = config.layers[layer], config.hidden_size

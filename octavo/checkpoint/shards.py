@@ -67,8 +67,11 @@ def find_shards(folder: Path, stem: str, others: Sequence[str]) -> Shards:
     return Shards(sorted(others), index_name, {})
 
 
-def read_headers(folder: Path, shards: Shards, equal_repeats: bool = False) -> dict[str, StoredTensor]:
+def read_headers(
+    folder: Path, shards: Shards, equal_repeats: bool = False, dtypes: Mapping[str, torch.dtype] = DTYPES
+) -> dict[str, StoredTensor]:
     """Every tensor of `shards` by name, from the headers. `equal_repeats`: a name may come again with equal values.
+    `dtypes`: what safetensors calls the types that are read.
 
     Raises UserError for a shard that is missing or damaged, a name that comes twice, a dtype that is not read and a
     tensor that the index promises and no shard holds.
@@ -80,8 +83,8 @@ def read_headers(folder: Path, shards: Shards, equal_repeats: bool = False) -> d
                 f"{folder}: shard {shard} is missing, though {shards.index_name} names it; download it again"
             )
         for name, stored in _header(folder / shard):
-            if stored.dtype not in DTYPES:
-                known = ", ".join(DTYPES)
+            if stored.dtype not in dtypes:
+                known = ", ".join(dtypes)
                 raise UserError(f"{folder / shard}: {name} is stored as {stored.dtype}; only {known} are read")
             if name not in tensors:
                 tensors[name] = stored

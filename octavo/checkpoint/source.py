@@ -53,7 +53,6 @@ def open_source(spec: str | Path) -> Source:
 
     Raises UserError when there is nothing of the kind, or when what is there cannot be used.
     """
-    from octavo.checkpoint.folder import FolderSource
     from octavo.checkpoint.gguf_source import GGUFSource
     from octavo.checkpoint.hub import download, is_hub_name
 
@@ -63,15 +62,19 @@ def open_source(spec: str | Path) -> Source:
     if path.is_file():
         return GGUFSource(path)
     if is_hub_name(str(spec)):
-        return FolderSource(download(str(spec)), label=str(spec))
+        return open_folder(download(str(spec)), label=str(spec))
     if spec in PRESETS:
         raise UserError(f"{spec}: is a preset, which has no weights; only `octavo inspect` takes it")
     raise UserError(f"{spec}: no such folder or file, and not a hub name (owner/name)")
 
 
-def open_folder(path: Path) -> Source:
-    """The checkpoint in a folder, in Hugging Face's layout or else Mistral's. Raises UserError as `open_source`."""
+def open_folder(path: Path, label: str | None = None) -> Source:
+    """The checkpoint in a folder: Hugging Face's layout, quantised or not, or else Mistral's; `label` names it in
+    messages. Raises UserError as `open_source`."""
     from octavo.checkpoint.consolidated import ConsolidatedSource, is_consolidated
     from octavo.checkpoint.folder import FolderSource
+    from octavo.checkpoint.quantized import QuantizedFolder, is_quantized_folder
 
-    return ConsolidatedSource(path) if is_consolidated(path) else FolderSource(path)
+    if is_consolidated(path):
+        return ConsolidatedSource(path, label)
+    return QuantizedFolder(path, label) if is_quantized_folder(path) else FolderSource(path, label)

@@ -26,16 +26,21 @@ from octavo.progress import Progress, silent
 
 MAX_SHARD_BYTES = 4 * 2**30
 _NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_STORED = {**_NAMES, torch.int8: "I8", torch.uint8: "U8"}  # what a tensor with a type of its own may have
 _NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
 class PlannedTensor:
-    """A tensor to be written: its name and shape now, its values when its turn comes."""
+    """A tensor to be written: its name and shape now, its values when its turn comes.
+
+    dtype: what it is stored as, whatever the others are; None for the folder's.
+    """
 
     name: str
     shape: tuple[int, ...]
     read: Callable[[], Tensor]
+    dtype: torch.dtype | None = None
 
 
 @contextmanager
@@ -77,11 +82,12 @@ def write_weights(
     dtype: torch.dtype,
     progress: Progress = silent,
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    stem: str = "model",
 ) -> None:
-    """Shards `model-0000x-of-0000y.safetensors`, their index, and their lines in SHA256SUMS.
+    """Shards `model-0000x-of-0000y.safetensors` (or another stem), their index, and their lines in SHA256SUMS.
 
-    Values are cast to `dtype`. Raises UserError when the disk has too little room, UsageError for a dtype that
-    safetensors folders do not hold.
+    Values are cast to `dtype` unless the tensor has its own. Raises UserError when the disk has too little room,
+    UsageError for a dtype that safetensors folders do not hold.
     """
     if dtype not in _NAMES:
         raise UsageError(f"dtype {dtype}: choose one of {', '.join(str(known) for known in _NAMES)}")
@@ -94,7 +100,7 @@ def write_weights(
         )
     done, weight_map = 0, {}
     for number, shard in enumerate(shards, start=1):
-        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        name = f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
         weight_map.update({tensor.name: name for tensor in shard})
         with HashedFile(folder, name) as file:
             file.write(_header(shard, dtype))
@@ -103,7 +109,7 @@ def write_weights(
                 done += _size(tensor, dtype)
                 progress("writing weights", done, total)
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    write_file(folder, "model.safetensors.index.json", json_bytes(index))
+    write_file(folder, f"{stem}.safetensors.index.json", json_bytes(index))
 
 
 def write_file(folder: Path, name: str, content: bytes) -> None:
@@ -130,7 +136,7 @@ def _plan_shards(tensors: Sequence[PlannedTensor], dtype: torch.dtype, limit: in
 
 
 def _size(tensor: PlannedTensor, dtype: torch.dtype) -> int:
-    return torch.Size(tensor.shape).numel() * dtype.itemsize
+    return torch.Size(tensor.shape).numel() * (tensor.dtype or dtype).itemsize
 
 
 def _header(shard: Sequence[PlannedTensor], dtype: torch.dtype) -> bytes:
@@ -138,7 +144,8 @@ def _header(shard: Sequence[PlannedTensor], dtype: torch.dtype) -> bytes:
     offset = 0
     for tensor in shard:
         end = offset + _size(tensor, dtype)
-        header[tensor.name] = {"dtype": _NAMES[dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        stored = _STORED[tensor.dtype or dtype]
+        header[tensor.name] = {"dtype": stored, "shape": list(tensor.shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the data then starts on an 8-byte border
@@ -149,7 +156,7 @@ def _bytes(planned: PlannedTensor, dtype: torch.dtype) -> memoryview:
     tensor = planned.read()
     if tuple(tensor.shape) != planned.shape:
         raise UserError(f"{planned.name}: has shape {list(tensor.shape)}, {list(planned.shape)} was announced")
-    flat = tensor.to(dtype).contiguous().flatten()
+    flat = tensor.to(planned.dtype or dtype).contiguous().flatten()
     return flat.view(torch.uint8).numpy().data
 
 

@@ -33,7 +33,7 @@ def _facts(figures: ModelFigures, weights_checked: bool) -> dict[str, str]:
         "parameters": amount(total),
         "active per token": f"{amount(active)}{share}; {without} without embedding and head",
         "embedding and head": amount(figures.embedding_parameters) + (" (tied)" if config.tie_embeddings else ""),
-        "weights": f"{memory(figures.weight_bytes)} in bf16{checked}",
+        "weights": f"{memory(figures.weight_bytes)} {_storage(figures.bits)}{checked}",
     }
     if config.softmax_layers:
         facts["keys and values"] = f"{figures.kv_bytes_per_token:,} bytes per token held (bf16)"
@@ -45,6 +45,10 @@ def _facts(figures: ModelFigures, weights_checked: bool) -> dict[str, str]:
     if config.sliding_window:
         facts["attention window"] = f"the last {config.sliding_window:,} tokens"
     return facts | {"vocabulary": f"{config.vocab_size:,} tokens"} | _widths(config)
+
+
+def _storage(bits: int | None) -> str:
+    return f"as stored (int{bits})" if bits else "in bf16"
 
 
 def _widths(config: ModelConfig) -> dict[str, str]:

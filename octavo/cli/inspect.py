@@ -23,6 +23,6 @@ def run(
     from octavo.cli.figures_table import figures_table
 
     found = inspect(model)
-    figures = model_figures(found.config)
+    figures = model_figures(found.config, found.bits)
     about = {"model": model, "kind": found.kind, "weights_checked": found.weights_checked}
     report(figures_table(figures, model, found.kind, found.weights_checked), about | figures.as_dict(), as_json)

@@ -14,6 +14,7 @@ from octavo.progress import Progress
 if TYPE_CHECKING:
     import torch
 
+    from octavo.config import Bits
     from octavo.data.tokenizer import Tokenizer
     from octavo.models.decoder import Decoder
 
@@ -60,6 +61,18 @@ def parse_dtype(name: str | None) -> "torch.dtype | None":
         return None
     if name not in known:
         raise UsageError(f"--dtype is {name!r}: choose one of {', '.join(known)}")
+    return known[name]
+
+
+def parse_quant(name: str | None, dtype: str | None) -> "Bits | None":
+    """The bits of `--quant`. Raises UsageError for another form, and beside `--dtype`."""
+    known: dict[str, Bits] = {"int4": 4, "int8": 8}
+    if name is None:
+        return None
+    if name not in known:
+        raise UsageError(f"--quant is {name!r}: choose one of {', '.join(known)}")
+    if dtype is not None:
+        raise UsageError(f"--quant {name} and --dtype {dtype}: a quantised model has its own storage; give one of them")
     return known[name]
 
 

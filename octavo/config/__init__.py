@@ -5,10 +5,12 @@ from octavo.config.home import home
 from octavo.config.model import LayerSpec, ModelConfig, ResidualConfig, RopeConfig
 from octavo.config.params import from_params
 from octavo.config.presets import PRESETS, preset
+from octavo.config.quantization import Bits, quantization_bits, quantization_fields
 from octavo.config.sampling import SamplingParams
 
 __all__ = [
     "PRESETS",
+    "Bits",
     "LayerSpec",
     "ModelConfig",
     "ResidualConfig",
@@ -18,5 +20,7 @@ __all__ = [
     "from_params",
     "home",
     "preset",
+    "quantization_bits",
+    "quantization_fields",
     "to_hf",
 ]

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from octavo.config import minimax
 from octavo.config.model import LayerSpec, ModelConfig, ResidualConfig, RopeConfig
+from octavo.config.quantization import quantization_bits
 from octavo.config.reader import Reader, require
 from octavo.errors import UserError
 
@@ -46,7 +47,6 @@ _MUST_BE: dict[str, tuple[Any, ...]] = {
     "mlp_bias": (False, None),
     "qkv_bias": (False, None),
     "use_qk_norm": (False, None),
-    "quantization_config": (None,),
     "attn_logit_softcapping": (None,),
     "final_logit_softcapping": (None,),
     "logits_scaling": (1, 1.0, None),
@@ -76,6 +76,7 @@ def _from_hf(hf: Mapping[str, Any], where: str) -> ModelConfig:
     for name, allowed in _MUST_BE.items():
         if name in hf and hf[name] not in allowed:
             raise UserError(f"{name} is {hf[name]!r}, which octavo does not compute for {family} models")
+    quantization_bits(hf)  # of the weights, not of the shape: refused where they cannot be read
     read = Reader({**_FAMILY_DEFAULTS[family], **hf})
     heads, hidden = read.integer("num_attention_heads"), read.integer("hidden_size")
     head_dim = read.integer("head_dim", hidden // max(heads, 1))

@@ -5,15 +5,14 @@ its group's fp16 scale. Below, G = ceil(K / 32) is the number of groups in a row
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Bits = Literal[4, 8]
+from octavo.config.quantization import GROUP as GROUP
+from octavo.config.quantization import Bits as Bits
 
-GROUP = 32
 LARGEST_SCALE = 65504.0  # of finite fp16 numbers
 _SMALLEST_SCALE = 2.0**-24
 _LIMITS = {4: (-8, 7), 8: (-127, 127)}
@@ -69,8 +68,12 @@ def quantize(weight: Tensor, bits: Bits) -> Quantized:
 
 def dequantize(quantized: Quantized, columns: int) -> Tensor:
     """The fp32 weight [..., N, K] that `quantized` stands for, exactly; `columns` is K."""
-    scales = quantized.scales.float().repeat_interleave(GROUP, -1)[..., :columns]
-    return integers(quantized, columns).float() * scales
+    values, scales = integers(quantized, columns).float(), quantized.scales.float()[..., None]
+    full = columns // GROUP
+    values[..., : full * GROUP].unflatten(-1, (full, GROUP)).mul_(scales[..., :full, :])
+    if columns % GROUP:
+        values[..., full * GROUP :].mul_(scales[..., full, :])
+    return values
 
 
 def integers(quantized: Quantized, columns: int) -> Tensor:

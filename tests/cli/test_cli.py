@@ -71,6 +71,19 @@ def test_upcycle_then_verify_then_generate_as_the_parent(models, capsys, tmp_pat
     refused(octavo(capsys, "verify", tmp_path / "child"), 1, "tokenizer.json", "SHA-256")
 
 
+@pytest.mark.parametrize(("quant", "size"), [("int4", "as stored (int4)"), ("int8", "as stored (int8)")])
+def test_quantise_then_verify_inspect_generate_and_convert_back(models, capsys, tmp_path, quant, size) -> None:
+    status, out, _ = octavo(capsys, "convert", models / "mixture", tmp_path / "small", "--quant", quant)
+    assert status == 0 and f"rounded to {quant}" in out and "From the parent's own they differ by up to" in out
+    assert "all tensors present" in octavo(capsys, "verify", tmp_path / "small")[1]
+    assert size in octavo(capsys, "inspect", tmp_path / "small")[1]
+    assert octavo(capsys, "convert", tmp_path / "small", tmp_path / "back")[0] == 0
+    answers = [octavo(capsys, "generate", tmp_path / name, "The capital")[:2] for name in ("small", "back")]
+    assert answers[0] == answers[1] and answers[0][0] == 0 and answers[0][1].strip()
+    status, out, _ = octavo(capsys, "convert", tmp_path / "small", tmp_path / "again", "--quant", quant, "--json")
+    assert status == 0 and json.loads(out)["proof"]["unrounded_max_difference"] == 0
+
+
 def test_figures_as_json(models, capsys, tmp_path) -> None:
     _, out, _ = octavo(capsys, "upcycle", models / "dense", tmp_path / "a", "--json")
     assert json.loads(out)["proof"] == json.loads((tmp_path / "a/octavo.json").read_text())["proof"]
@@ -152,6 +165,8 @@ def test_chat_answers_streams_and_leaves(models, capsys, monkeypatch) -> None:
         (("upcycle", "{}/dense", "{}/x", "--dtype", "int3"), 2, ("--dtype", "bfloat16")),
         (("upcycle", "{}/absent", "{}/x"), 1, ("absent", "no such folder")),
         (("convert", "{}/dense", "{}/mixture"), 2, ("exists already",)),
+        (("convert", "{}/dense", "{}/x", "--quant", "int3"), 2, ("--quant is 'int3'", "int4, int8")),
+        (("convert", "{}/dense", "{}/x", "--quant", "int4", "--dtype", "float32"), 2, ("--quant int4 and --dtype",)),
         (("generate", "{}/absent", "hi"), 1, ("absent",)),
         (("generate", "{}/mixture", ""), 1, ("prompt is empty",)),
         (("generate", "{}/mixture", "hi", "--max-new-tokens", "600"), 1, ("do not fit the context of 512",)),

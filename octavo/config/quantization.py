@@ -1,0 +1,48 @@
+"""config.json's `quantization_config`, as octavo writes it and the only one it reads."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from octavo.errors import UserError
+
+Bits = Literal[4, 8]
+
+GROUP = 32  # weights that share a scale, along the input dimension
+METHOD, VERSION = "octavo", 1
+_FIELD = "quantization_config"
+
+
+def quantization_fields(bits: Bits) -> dict[str, Any]:
+    """What the config.json of quantised weights says beside the model's shape.
+
+    transformers (5.18) only warns of a quant_method that it does not know, and would then draw the weights at random.
+    So they lie in files that it does not look for, and `transformers_weights`, where it expects a file's name, makes
+    it fail with the reason.
+    """
+    told = {"quant_method": METHOD, "bits": bits, "group_size": GROUP, "version": VERSION}
+    return {_FIELD: told, "transformers_weights": f"none: the quant_method is {METHOD}, which only octavo reads"}
+
+
+def quantization_bits(hf: Mapping[str, Any]) -> Bits | None:
+    """Bits of the weights that a config.json describes, None where they are not quantised.
+
+    Raises UserError for another method or version, and for bits and groups there are none of.
+    """
+    told = hf.get(_FIELD)
+    if told is None:
+        return None
+    if not isinstance(told, Mapping):
+        raise UserError(f"{_FIELD} is {told!r}: expected an object or null")
+    method = told.get("quant_method")
+    if method != METHOD:
+        raise UserError(
+            f"{_FIELD}.quant_method is {method!r}, which octavo does not read: take the checkpoint that it was made "
+            "from and quantise that with `octavo convert --quant`"
+        )
+    for name, known in (("version", (VERSION,)), ("group_size", (GROUP,)), ("bits", (4, 8))):
+        value = told.get(name)
+        if type(value) is not int or value not in known:  # not isinstance: True is an int
+            choices = " or ".join(map(str, known))
+            raise UserError(f"{_FIELD}.{name} is {value!r}; this octavo reads {choices}: update it, or convert again")
+    bits: Bits = told["bits"]
+    return bits
