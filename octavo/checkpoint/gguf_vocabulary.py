@@ -159,8 +159,8 @@ class _Vocabulary:
         every = {(left, right) for left, right in cuts if left in pieces and right in pieces}
         changes = sum("".join(a) != "".join(b) for a, b in zip(given, given[1:], strict=False))
         if set(given) != every or given and changes != len(order) - 1:
-            raise UserError(f"{self._label}: model.merges in {TOKENIZER} are not SentencePiece's: every cut of a "
-                            "piece, one piece after the other; llama.cpp has only scores of pieces to merge by")  # fmt: skip
+            wanted = "every cut of a piece, one piece after the other; llama.cpp has only scores of pieces to merge by"
+            raise UserError(f"{self._label}: model.merges in {TOKENIZER} are not SentencePiece's: {wanted}")
         ranks = {text: -float(rank) for rank, text in enumerate(order)}
         by_id = {index: ranks.get(text, -float(len(order))) for text, index in self.ids.items()}
         return [by_id.get(index, -float(len(order))) for index in range(self._rows)]
