@@ -193,7 +193,7 @@ def _sentencepiece(vocabulary: _Vocabulary) -> tuple[Tokenizer, bool]:
         # a control, unknown or byte token never comes of its spelling in a text
         unspelled = (UNKNOWN, CONTROL, BYTE)
         pieces = {token: index for token, index in vocabulary.ids.items() if vocabulary.types[index] not in unspelled}
-        merges = _merges_from_scores(pieces, scores)
+        merges = merges_from_scores(pieces, scores)
     unknown = vocabulary.roles.get("unk_token")
     tokenizer = Tokenizer(BPE(vocabulary.ids, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True))
     space_first = vocabulary.flag("add_space_prefix", True)
@@ -217,7 +217,7 @@ def _given_merges(vocabulary: _Vocabulary) -> list[tuple[str, str]]:
     return merges
 
 
-def _merges_from_scores(pieces: Mapping[str, int], scores: Sequence[float]) -> list[tuple[str, str]]:
+def merges_from_scores(pieces: Mapping[str, int], scores: Sequence[float]) -> list[tuple[str, str]]:
     """The merges that SentencePiece's scores imply: every cut of a piece into two, the best piece first.
 
     `pieces` maps token to id, `scores` is by id. Ties go to the longer left half, then to the longer right half, then

@@ -7,6 +7,7 @@ give other ids, and a model that answers a little worse for no visible reason.
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from itertools import product
 from typing import Any
@@ -20,6 +21,7 @@ from octavo.checkpoint.gguf_tokenizer import (
     UNKNOWN,
     UNUSED,
     USER_DEFINED,
+    merges_from_scores,
 )
 from octavo.checkpoint.load import load_tokenizer
 from octavo.checkpoint.source import Source
@@ -146,24 +148,30 @@ class _Vocabulary:
     def _scores(self) -> list[float]:
         """Scores by id under which SentencePiece makes the same merges: the earlier a piece is made, the higher.
 
-        SentencePiece tries every cut of a piece into two, and all of them before any of the next piece. Merges that
-        are not of this form, as a tokenizer trained by Hugging Face has them, no scores can tell.
+        SentencePiece tries every cut of a piece into two, and all of them before any of a piece with a lower score.
+        Merges that are not of this form, as a tokenizer trained by Hugging Face may have them, no scores can tell.
         """
-        added = set(self.added.values())
-        pieces = {text for text in self.ids if text not in added and not _BYTE_TOKEN.fullmatch(text)}
-        pieces -= {self.model.get("unk_token")}
-        # the others are matched whole, before merging, or never
-        given = [pair for pair in self.merges if {*pair, "".join(pair)} <= pieces]
-        order = dict.fromkeys(map("".join, given))
-        cuts = ((text[:cut], text[cut:]) for text in pieces for cut in range(1, len(text)))
-        every = {(left, right) for left, right in cuts if left in pieces and right in pieces}
-        changes = sum("".join(a) != "".join(b) for a, b in zip(given, given[1:], strict=False))
-        if set(given) != every or given and changes != len(order) - 1:
+        added = {*self.added.values(), self.model.get("unk_token")}  # matched whole, before merging, or never
+        pieces = {text: index for text, index in self.ids.items() if not (text in added or _BYTE_TOKEN.fullmatch(text))}
+        given = [pair for pair in self.merges if {*pair, "".join(pair)} <= pieces.keys()]
+        made = ["".join(pair) for pair in given]
+        last = {text: rank for rank, text in enumerate(made)}
+        score, end, ranks = 0.0, -1, dict[str, float]()
+        for rank, text in enumerate(made):
+            score -= rank > end  # while a piece before this one is not finished, both have the same score
+            end = max(end, last[text])
+            ranks[text] = score
+        by_id = [score - 1] * self._rows
+        for text, its_score in ranks.items():
+            by_id[self.ids[text]] = its_score
+        sharing = Counter(ranks.values())
+        # the order of one piece's cuts differs from version to version of transformers; it decides nothing
+        again = merges_from_scores(pieces, by_id)
+        tied = [[pair for pair in merges if sharing[ranks.get("".join(pair), 0.0)] > 1] for merges in (given, again)]
+        if set(given) != set(again) or tied[0] != tied[1]:
             wanted = "every cut of a piece, one piece after the other; llama.cpp has only scores of pieces to merge by"
             raise UserError(f"{self._label}: model.merges in {TOKENIZER} are not SentencePiece's: {wanted}")
-        ranks = {text: -float(rank) for rank, text in enumerate(order)}
-        by_id = {index: ranks.get(text, -float(len(order))) for text, index in self.ids.items()}
-        return [by_id.get(index, -float(len(order))) for index in range(self._rows)]
+        return by_id
 
 
 def _roles(source: Source, tokenizer: Tokenizer, vocabulary: _Vocabulary) -> dict[str, Any]:

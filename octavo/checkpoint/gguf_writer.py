@@ -97,7 +97,8 @@ def rounded(values: Tensor, kind: Any) -> Tensor:
     from gguf.quants import dequantize
 
     stored = StoredTensor("", tuple(values.shape), kind, ())
-    blocks = [torch.from_numpy(dequantize(block, kind)) for block in _encoded(stored, values)]
+    with np.errstate(all="ignore"):  # as in _encoded
+        blocks = [torch.from_numpy(dequantize(block, kind)) for block in _encoded(stored, values)]
     return torch.cat(blocks).reshape(values.shape)
 
 
