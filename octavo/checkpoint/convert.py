@@ -82,22 +82,27 @@ def write_model(
         if written.config != config:
             raise UserError(f"{parent.label}: its config cannot be written without a change; please report this")
         proof = prove(written)
-        if not isfinite(proof.largest_logit) or not isfinite(proof.max_difference):
-            raise UserError(
-                f"{parent.label}: computes values that are not finite, here or stored as {name}; nothing was written. "
-                "Check its weights, or store it in a wider --dtype"
-            )
-        if not proof.holds:
-            raise UserError(
-                f"{parent.label}: the result does not compute what its parent does (largest difference "
-                f"{proof.max_difference:.2g}, bound {proof.max_bound:.0e}; RMS {proof.rms_difference:.2g}, bound "
-                f"{proof.rms_bound:.0e}); nothing was written. Please report this"
-            )
+        require_equal(proof, parent.label, name, "--dtype")
         record = {**lineage, "dtype": name, "proof": proof.as_dict()}
         write_file(folder, LINEAGE, json_bytes(record))
         write_file(folder, "README.md", model_card(out.name, config, record, parent.licence).encode())
         check_sums(folder, progress)
     return proof
+
+
+def require_equal(proof: Proof, label: str, stored: str, option: str) -> None:
+    """Raise UserError unless `proof` holds; `stored` is the type of the result, `option` is what chooses it."""
+    if not isfinite(proof.largest_logit) or not isfinite(proof.max_difference):
+        raise UserError(
+            f"{label}: computes values that are not finite, here or stored as {stored}; nothing was written. "
+            f"Check its weights, or store it in a wider {option}"
+        )
+    if not proof.holds:
+        raise UserError(
+            f"{label}: the result does not compute what its parent does (largest difference "
+            f"{proof.max_difference:.2g}, bound {proof.max_bound:.0e}; RMS {proof.rms_difference:.2g}, bound "
+            f"{proof.rms_bound:.0e}); nothing was written. Please report this"
+        )
 
 
 def storage_dtype(source: Source, wanted: torch.dtype | None) -> torch.dtype:

@@ -13,41 +13,29 @@ import mmap
 import struct
 from collections.abc import Iterator
 from functools import cached_property
-from math import inf, isfinite, pi, prod
+from math import inf, isfinite, prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from octavo.checkpoint.gguf_names import LLAMA3, ROPE_FREQS, llama3_divisors, permuted_heads, stored_rows, tensor_names
 from octavo.errors import UserError
 
 # Metadata kinds of the format: struct codes of the fixed-size ones, then the two that carry a length.
-_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-_STRING, _ARRAY = 8, 9
+SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+STRING, ARRAY = 8, 9
 # Far above any real header (largest vocabulary: 0.3 M tokens), low enough that a damaged length costs no time.
 _MAX_STRING, _MAX_ITEMS = 1 << 24, 1 << 22
 _SMALLEST_PAIR, _SMALLEST_TENSOR = 8 + 4 + 1, 8 + 4 + 8 + 4 + 8  # bytes in the header
 _CHUNK = 1 << 22  # values dequantised at a time: what `tensor` needs beside its result
-
-# Tables of names: GGUF's, Hugging Face's, axes. E experts, F expert or feed-forward width, H hidden, V vocabulary,
-# Q heads * head_dim, K key-value heads * head_dim.
-_LAYER = (
-    ("attn_norm", "input_layernorm", "H"), ("attn_q", "self_attn.q_proj", "QH"), ("attn_k", "self_attn.k_proj", "KH"),
-    ("attn_v", "self_attn.v_proj", "KH"), ("attn_output", "self_attn.o_proj", "HQ"),
-    ("ffn_norm", "post_attention_layernorm", "H"),
-)  # fmt: skip
-_DENSE = (("ffn_gate", "mlp.gate_proj", "FH"), ("ffn_up", "mlp.up_proj", "FH"), ("ffn_down", "mlp.down_proj", "HF"))
-_ROUTER = (("ffn_gate_inp", "block_sparse_moe.gate", "EH"),)
-_EXPERT = (("ffn_gate", "w1", "FH"), ("ffn_up", "w3", "FH"), ("ffn_down", "w2", "HF"))
 
 # Keys that change the maths (llama.cpp reads them for this architecture), and the values under which they do not.
 _MUST_BE: dict[str, tuple[Any, ...]] = {
     "llama.attention.causal": (True,), "llama.attention.scale": (0.0,),
     "llama.expert_weights_scale": (0.0, 1.0), "llama.rope.scaling.attn_factor": (1.0,),
 }  # fmt: skip
-_ROPE_FREQS = "rope_freqs.weight"
-_LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 _AGAIN = "download or convert the model again"
 
 
@@ -115,11 +103,7 @@ class GGUFFile:
         nbytes = stored.nbytes if expert is None else stored.nbytes // stored.shape[0]
         rows, columns = prod(shape[:-1]), shape[-1]
         raw = np.frombuffer(self._data, np.uint8, nbytes, stored.offset + nbytes * (expert or 0)).reshape(rows, -1)
-        order = np.arange(rows)
-        if heads is not None:
-            # llama.cpp stores a head's rows as (pair, half), Hugging Face as (half, pair). Rows are whole in every
-            # block format, so they are put back before dequantisation.
-            order = order.reshape(heads, -1, 2).swapaxes(1, 2).reshape(-1)
+        order = np.argsort(stored_rows(rows, heads))  # before dequantisation: rows are whole in every block format
         values = np.empty((rows, columns), np.float32)
         step = max(1, _CHUNK // columns)
         for start in range(0, rows, step):
@@ -208,34 +192,31 @@ class GGUFFile:
         if kind not in ("none", "linear"):
             raise self._unusable("llama.rope.scaling.type", "only none, linear and Llama 3.1's rope_freqs are known")
         linear = kind == "linear" and factor != 1
-        if _ROPE_FREQS not in self._tensors:
+        if ROPE_FREQS not in self._tensors:
             return {"rope_type": "linear", "factor": factor} if linear else None
         if linear:
-            raise self._unusable(key, f"linear scaling cannot be combined with the tensor {_ROPE_FREQS}")
+            raise self._unusable(key, f"linear scaling cannot be combined with the tensor {ROPE_FREQS}")
         return self._llama3_scaling(head_dim, theta)
 
     def _llama3_scaling(self, head_dim: int, theta: float) -> dict[str, Any] | None:
         """Llama 3.1's parameters from the divisors of the rotary frequencies that llama.cpp's converter wrote."""
-        stored = self._tensors[_ROPE_FREQS]
+        stored = self._tensors[ROPE_FREQS]
         if stored.shape != (head_dim // 2,) or stored.kind.name != "F32":
-            raise self._error(f"tensor {_ROPE_FREQS} is not a vector of {head_dim // 2} F32 numbers; {_AGAIN}")
+            raise self._error(f"tensor {ROPE_FREQS} is not a vector of {head_dim // 2} F32 numbers; {_AGAIN}")
         factors = np.frombuffer(self._data, "<f4", head_dim // 2, stored.offset).astype(np.float64)
         factor = _shortest(float(factors.max()))
-        frequencies = theta ** (-np.arange(0, head_dim, 2) / head_dim)
-        low, high, length = _LLAMA3.values()
-        # as transformers' _compute_llama3_parameters: long waves divided, short ones kept, a ramp between them
-        ramp = np.clip((length * frequencies / (2 * pi) - low) / (high - low), 0, 1)
-        if not 1 <= factor < inf or not np.allclose(1 / ((1 - ramp) / factor + ramp), factors, rtol=1e-4, atol=0):
-            raise self._error(f"tensor {_ROPE_FREQS} is not Llama 3.1's with factor {factor}: octavo knows no other")
-        return {"rope_type": "llama3", "factor": factor, **_LLAMA3} if factor != 1 else None
+        known = 1 <= factor < inf
+        if not known or not np.allclose(llama3_divisors(head_dim, theta, factor, LLAMA3), factors, rtol=1e-4, atol=0):
+            raise self._error(f"tensor {ROPE_FREQS} is not Llama 3.1's with factor {factor}: octavo knows no other")
+        return {"rope_type": "llama3", "factor": factor, **LLAMA3} if factor != 1 else None
 
     @cached_property
     def _sources(self) -> dict[str, _Source]:
         """Every canonical tensor's place. Refuses a missing, misshapen or left-over tensor."""
         config, sources = self._config, dict[str, _Source]()
-        heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
+        heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
         sizes = {"V": config["vocab_size"], "H": config["hidden_size"], "F": config["intermediate_size"],
-                 "Q": heads["attn_q"] * config["head_dim"], "K": heads["attn_k"] * config["head_dim"],
+                 "Q": heads * config["head_dim"], "K": kv_heads * config["head_dim"],
                  "E": config.get("num_local_experts", 0)}  # fmt: skip
         for name, stored_name, axes, expert in self._names():
             stored = self._tensors.get(stored_name)
@@ -244,33 +225,21 @@ class GGUFFile:
             expected = tuple(sizes[axis] for axis in axes)
             if stored.shape != expected:
                 raise self._error(f"tensor {stored_name} is {stored.shape}, the metadata says {expected}; {_AGAIN}")
-            sources[name] = _Source(stored, expert, heads.get(stored_name.split(".")[-2]))
+            sources[name] = _Source(stored, expert, permuted_heads(stored_name, heads, kv_heads))
         used = {source.stored.name for source in sources.values()}
-        for left_over in sorted(self._tensors.keys() - used - {_ROPE_FREQS}):
+        for left_over in sorted(self._tensors.keys() - used - {ROPE_FREQS}):
             raise self._error(f"tensor {_short(left_over)} has no place in a Llama or Mixtral; take another model")
         return sources
 
     def _names(self) -> Iterator[tuple[str, str, str, int | None]]:
-        """Canonical name, stored name, stored axes and expert of every tensor, in Hugging Face's order. Lazy, because
-        a damaged count of layers or experts must meet its first missing tensor before it fills the memory."""
-        experts = self._config.get("num_local_experts", 0)
-        yield "model.embed_tokens.weight", "token_embd.weight", "VH", None
-        for layer in range(self._config["num_hidden_layers"]):
-            block, place = f"blk.{layer}.", f"model.layers.{layer}."
-            for stored, name, axes in _LAYER + (_ROUTER if experts else _DENSE):
-                yield f"{place}{name}.weight", f"{block}{stored}.weight", axes, None
+        config, tensors = self._config, self._tensors
+        layers, experts = config["num_hidden_layers"], config.get("num_local_experts", 0)
+
+        def stacked(block: str) -> bool:
             # before April 2024 llama.cpp kept each expert as a tensor of its own
-            merged = f"{block}ffn_gate_exps.weight" in self._tensors
-            for stored, name, axes in _EXPERT:
-                for expert in range(experts):
-                    canonical = f"{place}block_sparse_moe.experts.{expert}.{name}.weight"
-                    if merged:
-                        yield canonical, f"{block}{stored}_exps.weight", "E" + axes, expert
-                    else:
-                        yield canonical, f"{block}{stored}.{expert}.weight", axes, None
-        yield "model.norm.weight", "output_norm.weight", "H", None
-        if not self._config["tie_word_embeddings"]:
-            yield "lm_head.weight", "output.weight", "VH", None
+            return f"{block}ffn_gate_exps.weight" in tensors
+
+        return tensor_names(layers, experts, config["tie_word_embeddings"], stacked)
 
     def _rows(self, name: str) -> int | None:
         return self._tensors[name].shape[0] if name in self._tensors else None
@@ -326,16 +295,16 @@ class _Header:
 
     def value(self, kind: int) -> Any:
         """The next metadata value: a number, a string or a list of either."""
-        if kind in _SCALARS:
-            return self.number(_SCALARS[kind])
-        if kind == _STRING:
+        if kind in SCALARS:
+            return self.number(SCALARS[kind])
+        if kind == STRING:
             return self.string()
-        kind, count = (self.number("I"), self.number("Q")) if kind == _ARRAY else (kind, 0)
-        if count > _MAX_ITEMS or kind not in (*_SCALARS, _STRING):
+        kind, count = (self.number("I"), self.number("Q")) if kind == ARRAY else (kind, 0)
+        if count > _MAX_ITEMS or kind not in (*SCALARS, STRING):
             raise self.damaged(f"its header has a value of {count} parts of kind {kind}")
-        if kind == _STRING:
+        if kind == STRING:
             return [self.string() for _ in range(count)]
-        dtype = np.dtype("<" + _SCALARS[kind])
+        dtype = np.dtype("<" + SCALARS[kind])
         return np.frombuffer(self.take(count * dtype.itemsize), dtype).tolist()
 
     def tensor(self) -> tuple[str, tuple[int, ...], int, int]:

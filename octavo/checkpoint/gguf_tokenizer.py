@@ -16,11 +16,10 @@ from tokenizers.models import BPE
 from octavo.checkpoint.gguf import GGUFFile
 from octavo.errors import UserError
 
-# llama.cpp's kinds of token that matter here; 1 is a normal one, 5 an unused one.
-_UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 2, 3, 4, 6
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # llama.cpp's kinds of token
 # Longer than any token of a real vocabulary; recovering merges tries every cut of a token.
 _LONGEST_TOKEN = 1024
-_ROLES = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+ROLES = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 
 _WORDS_AND_NUMBERS = (  # Llama 3: up to three digits together
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
@@ -33,7 +32,7 @@ _CASED_WORDS = (  # Mistral's Tekken: a word ends where upper case begins; digit
 )
 
 
-class _Split(NamedTuple):
+class Split(NamedTuple):
     """How a byte-level vocabulary splits text before merging: a regex, or GPT-2's rule if None.
 
     `digits` first makes every digit a piece of its own; `whole` takes a piece that is in the vocabulary without
@@ -50,10 +49,10 @@ class _Split(NamedTuple):
 # The trap: transformers 5.18 has no rule for `smollm` and its like and falls back to GPT-2's, under which a run of
 # blanks before a digit keeps its last blank to itself: "  12" is Ġ Ġ 1 2, not the ĠĠ 1 2 that the model was trained
 # with. Of 110 texts that the two rules tell apart, SmolLM2 finds 103 likelier under the one here.
-_GPT2 = _Split()
-_DIGITS = _Split(digits=True)
-_LLAMA3 = _Split(_WORDS_AND_NUMBERS, whole=True, bos=True)
-_SPLITS: dict[str, _Split] = {
+_GPT2 = Split()
+_DIGITS = Split(digits=True)
+_LLAMA3 = Split(_WORDS_AND_NUMBERS, whole=True, bos=True)
+SPLITS: dict[str, Split] = {
     "default": _GPT2,
     "gpt-2": _GPT2,
     "smollm": _DIGITS,
@@ -66,8 +65,8 @@ _SPLITS: dict[str, _Split] = {
     "falcon3": _LLAMA3,
     "midm-2.0": _LLAMA3,
     "pixtral": _LLAMA3,
-    "smaug-bpe": _Split(_WORDS_AND_NUMBERS),
-    "tekken": _Split(_CASED_WORDS, whole=True, bos=True),
+    "smaug-bpe": Split(_WORDS_AND_NUMBERS),
+    "tekken": Split(_CASED_WORDS, whole=True, bos=True),
 }
 
 
@@ -78,7 +77,7 @@ class _Vocabulary:
         self.file = file
         self.tokens: list[str] = self.items("tokens", str)
         self.ids = {token: index for index, token in enumerate(self.tokens)}
-        self.types: list[int] = self.items("token_type", int) or [1] * len(self.tokens)
+        self.types: list[int] = self.items("token_type", int) or [NORMAL] * len(self.tokens)
         rows = file.fields.get("llama.vocab_size", len(self.tokens))
         longest = max(self.tokens, key=len, default="")
         if not self.tokens or len(longest) > _LONGEST_TOKEN:
@@ -89,7 +88,7 @@ class _Vocabulary:
         if len(self.types) != len(self.tokens) or isinstance(rows, int) and len(self.tokens) > rows:
             raise self.error("tokens", f"{len(self.tokens)} tokens, {len(self.types)} types, {rows} embeddings")
         self.roles: dict[str, str] = {}
-        for name, role in _ROLES.items():
+        for name, role in ROLES.items():
             index = file.token_id(role)
             if index is not None and index >= len(self.tokens):
                 raise self.error(f"{role}_token_id", f"it is {index}, the vocabulary has {len(self.tokens)} tokens")
@@ -130,8 +129,8 @@ def tokenizer_files(file: GGUFFile) -> dict[str, bytes]:
     vocabulary = _Vocabulary(file)
     tokenizer, bos = builders[kind](vocabulary)
     by_type = list(zip(vocabulary.tokens, vocabulary.types, strict=True))
-    special = {token for token, its_type in by_type if its_type == _CONTROL} | set(vocabulary.roles.values())
-    plain = [token for token, its_type in by_type if its_type == _USER_DEFINED and token not in special]
+    special = {token for token, its_type in by_type if its_type == CONTROL} | set(vocabulary.roles.values())
+    plain = [token for token, its_type in by_type if its_type == USER_DEFINED and token not in special]
     tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in sorted(special)])
     tokenizer.add_tokens([AddedToken(token, normalized=False) for token in plain])
     add_bos = vocabulary.flag("add_bos_token", bos and "bos_token" in vocabulary.roles)
@@ -161,10 +160,10 @@ def _dump(content: Any) -> bytes:
 def _byte_level(vocabulary: _Vocabulary) -> tuple[Tokenizer, bool]:
     """GPT-2's kind of tokenizer, and whether a text begins with BOS by default. A byte without a token is dropped."""
     name = vocabulary.file.fields.get("tokenizer.ggml.pre")
-    if not isinstance(name, str) or name not in _SPLITS:
+    if not isinstance(name, str) or name not in SPLITS:
         raise vocabulary.error("pre", f"octavo does not know how {name!r:.40} splits text, and a guess may give wrong "
-                               f"ids; it knows {', '.join(_SPLITS)}")  # fmt: skip
-    split = _SPLITS[name]
+                               f"ids; it knows {', '.join(SPLITS)}")  # fmt: skip
+    split = SPLITS[name]
     merges = _given_merges(vocabulary)
     if not merges:
         raise vocabulary.error("merges", "there are none")
@@ -192,9 +191,9 @@ def _sentencepiece(vocabulary: _Vocabulary) -> tuple[Tokenizer, bool]:
         if len(scores) != len(vocabulary.tokens):
             raise vocabulary.error("scores", f"{len(scores)} of them for {len(vocabulary.tokens)} tokens")
         # a control, unknown or byte token never comes of its spelling in a text
-        unspelled = (_UNKNOWN, _CONTROL, _BYTE)
+        unspelled = (UNKNOWN, CONTROL, BYTE)
         pieces = {token: index for token, index in vocabulary.ids.items() if vocabulary.types[index] not in unspelled}
-        merges = _merges_from_scores(pieces, scores)
+        merges = merges_from_scores(pieces, scores)
     unknown = vocabulary.roles.get("unk_token")
     tokenizer = Tokenizer(BPE(vocabulary.ids, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True))
     space_first = vocabulary.flag("add_space_prefix", True)
@@ -218,7 +217,7 @@ def _given_merges(vocabulary: _Vocabulary) -> list[tuple[str, str]]:
     return merges
 
 
-def _merges_from_scores(pieces: Mapping[str, int], scores: Sequence[float]) -> list[tuple[str, str]]:
+def merges_from_scores(pieces: Mapping[str, int], scores: Sequence[float]) -> list[tuple[str, str]]:
     """The merges that SentencePiece's scores imply: every cut of a piece into two, the best piece first.
 
     `pieces` maps token to id, `scores` is by id. Ties go to the longer left half, then to the longer right half, then

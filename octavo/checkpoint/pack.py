@@ -21,14 +21,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from octavo.config import LayerSpec, ModelConfig, ResidualConfig, RopeConfig
+from octavo.config import Bits, LayerSpec, ModelConfig, ResidualConfig, RopeConfig
 from octavo.errors import UserError
 from octavo.native.library import UNIT, library
 from octavo.progress import Progress, silent
 
 if TYPE_CHECKING:
     from octavo.checkpoint.source import Source
-    from octavo.ops.quantize import Bits
 
 VERSION = 1  # of what a pack holds: raise it with native/src/pack.h, ops/quantize.py and `plan`
 _MAGIC = b"octavo-p"
@@ -178,7 +177,7 @@ class Pack:
                     raise DamagedPack(f"{self.path}: {name} is not what was written")
 
 
-def write_pack(source: "Source", bits: "Bits", path: Path, progress: Progress = silent) -> None:
+def write_pack(source: "Source", bits: Bits, path: Path, progress: Progress = silent) -> None:
     """Quantise `source` to `bits` bits (4 or 8) and write its pack, whole or not at all; any number of processes may.
 
     One matrix is in memory at a time. Raises UserError when the source is damaged or the disk fills.
@@ -197,7 +196,7 @@ def write_pack(source: "Source", bits: "Bits", path: Path, progress: Progress = 
         Path(staged).unlink(missing_ok=True)
 
 
-def _write(file: BinaryIO, source: "Source", bits: "Bits", progress: Progress) -> None:
+def _write(file: BinaryIO, source: "Source", bits: Bits, progress: Progress) -> None:
     from octavo.checkpoint.pack_tensors import float_tensors, packed_matrix
 
     config, tensors, offset = source.config, {}, 0

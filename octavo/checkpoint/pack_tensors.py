@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 
 from octavo.checkpoint.names import tensor_table
 from octavo.checkpoint.pack import PlannedMatrix
+from octavo.checkpoint.quantized import read_quantized
 from octavo.checkpoint.source import Source
+from octavo.config import Bits
 from octavo.native.library import UNIT, library
 from octavo.ops.linear_attention import decay_slopes
-from octavo.ops.quantize import Bits, quantize
 from octavo.ops.rotary import inverse_frequencies
 
 _SMALL = {  # names in the pack of a layer's fp32 tensors, by their names in the decoder
@@ -28,7 +29,7 @@ def packed_matrix(source: Source, matrix: PlannedMatrix, bits: Bits) -> NDArray[
     rows = matrix.count * -(-matrix.rows // UNIT) * UNIT
     packed = np.empty(library().packed_bytes(rows, matrix.cols, bits), np.uint8)
     for part in matrix.parts:
-        quantized = quantize(source.tensor(part.name), bits)
+        quantized = read_quantized(source, part.name, bits)
         qweight, scales = quantized.qweight.numpy(), quantized.scales.numpy()
         library().pack(packed, qweight, scales, matrix.cols, part.first, part.step)
     return packed

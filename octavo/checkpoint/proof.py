@@ -1,5 +1,6 @@
 """The proof that two checkpoints compute the same function, streamed so that neither is ever whole in memory."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -29,7 +30,7 @@ _ROWS = 64  # logit rows at a time, so that a large vocabulary does not set the 
 class Proof:
     """Logits of two checkpoints on the same random ids, both computed in fp32.
 
-    rounded_to: the dtype the reference's weights were rounded to first, None when they were taken as stored.
+    rounded_to: the type the reference's weights were rounded to first, None when they were taken as stored.
     """
 
     tokens: int
@@ -49,9 +50,10 @@ class Proof:
 
     def summary(self) -> str:
         """One sentence for the terminal."""
+        rounded = f", rounded to {self.rounded_to}," if self.rounded_to else ""
         return (
-            f"Logits equal the parent's within {self.max_difference:.1e} (bound {self.max_bound:.0e}) on {self.tokens} "
-            "random ids."
+            f"Logits equal the parent's{rounded} within {self.max_difference:.1e} (bound {self.max_bound:.0e}) on "
+            f"{self.tokens} random ids."
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -90,7 +92,7 @@ class _Stream:
     """Hidden states of one checkpoint, advanced a layer at a time."""
 
     def __init__(self, source: Source, ids: Tensor, round_to: torch.dtype | None) -> None:
-        self._source: Source = source if round_to is None else _Rounded(source, round_to)
+        self._source: Source = source if round_to is None else Rounded(source, lambda _, values: values.to(round_to))
         self._packing = Packing.from_lengths([len(ids)])
         frequencies = inverse_frequencies(source.config.rope)
         self._rotary = rotary_table(self._packing.positions, frequencies)
@@ -133,16 +135,17 @@ class _StreamedExperts(nn.Module):
         return out
 
 
-class _Rounded:
-    """A source whose tensors are rounded to a type first."""
+class Rounded:
+    """A source whose tensors are rounded first, each by `rounding` of its name and values."""
 
-    def __init__(self, source: Source, dtype: torch.dtype) -> None:
-        self._source, self.dtype = source, dtype
-        self.config, self.label, self.licence = source.config, source.label, source.licence
+    def __init__(self, source: Source, rounding: Callable[[str, Tensor], Tensor]) -> None:
+        self._source, self._rounding = source, rounding
+        self.config, self.label, self.licence, self.dtype = source.config, source.label, source.licence, source.dtype
         self.side_files, self.check = source.side_files, source.check
 
     def tensor(self, name: str) -> Tensor:
-        return self._source.tensor(name).to(self.dtype)
+        """One canonical tensor, rounded."""
+        return self._rounding(name, self._source.tensor(name))
 
 
 def _differences(

@@ -49,6 +49,28 @@ def staged_folder(out: Path) -> Iterator[Path]:
 
     Raises UsageError when `out` exists or appears meanwhile, and UserError in place of a full disk.
     """
+    with _staging(out) as staging:
+        yield staging
+        os.rename(staging, out)
+
+
+@contextmanager
+def staged_file(out: Path) -> Iterator[Path]:
+    """`staged_folder` for one file: the path to write it to, which becomes `out` when the block ends well."""
+    with _staging(out) as staging:
+        path = staging / out.name
+        yield path
+        try:
+            os.link(path, out)  # unlike a rename, it never replaces a file that came meanwhile
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without hard links
+            os.rename(path, out)
+
+
+@contextmanager
+def _staging(out: Path) -> Iterator[Path]:
+    """A locked temporary folder beside `out`, removed at the end; its block puts `out` in its place."""
     if os.path.lexists(out):
         raise UsageError(f"{out}: exists already; choose another name or remove it first")
     prefix = f".{out.name}.partial-"
@@ -62,7 +84,6 @@ def staged_folder(out: Path) -> Iterator[Path]:
     lock = _locked(staging)
     try:
         yield staging
-        os.rename(staging, out)
     except OSError as error:
         if error.errno in _NO_SPACE:
             raise UserError(f"{out}: the disk is full or a size limit was hit ({error.strerror}); free space, or write "
@@ -93,11 +114,7 @@ def write_weights(
         raise UsageError(f"dtype {dtype}: choose one of {', '.join(str(known) for known in _NAMES)}")
     shards = _plan_shards(tensors, dtype, max_shard_bytes)
     total = sum(_size(tensor, dtype) for tensor in tensors)
-    free = shutil.disk_usage(folder).free
-    if free < total:
-        raise UserError(
-            f"{folder.parent}: {total / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB free; choose another disk"
-        )
+    require_space(folder, total)
     done, weight_map = 0, {}
     for number, shard in enumerate(shards, start=1):
         name = f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
@@ -110,6 +127,15 @@ def write_weights(
                 progress("writing weights", done, total)
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     write_file(folder, f"{stem}.safetensors.index.json", json_bytes(index))
+
+
+def require_space(folder: Path, nbytes: int) -> None:
+    """Raise UserError when the disk of the temporary folder `folder` has less than `nbytes` bytes left."""
+    free = shutil.disk_usage(folder).free
+    if free < nbytes:
+        raise UserError(
+            f"{folder.parent}: {nbytes / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB free; choose another disk"
+        )
 
 
 def write_file(folder: Path, name: str, content: bytes) -> None:

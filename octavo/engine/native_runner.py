@@ -69,7 +69,6 @@ class NativeRunner:
             self._library.step(self._handle, given)
         return StepResult(**outputs)
 
-
     def fill_synthetic(self, page_table_row: NDArray[np.int64], tokens: int, state_slot: int) -> None:
         """Fill a sequence's memory with noise; see `TorchRunner.fill_synthetic`."""
         pages = page_table_row[: -(-tokens // PAGE_TOKENS)]

@@ -1,0 +1,46 @@
+"""What llama.cpp makes of a GGUF file: run by an interpreter that has llama_cpp, so nothing of octavo is imported.
+
+JSON in: {"path", "texts", "prompts", "count"}. JSON out: {"ids": the ids of each text, special tokens parsed, with what
+the file says to put around it; "answers": per prompt (a list of ids) the next `count` ids, greedily; "margins": how far
+the best logit was above the second each time; "logits": those behind each prompt}.
+"""
+
+import json
+import sys
+from typing import Any
+
+import llama_cpp
+import numpy as np
+
+F32 = 0
+
+
+def answer(model: Any, prompt: list[int], count: int) -> dict[str, Any]:
+    """`count` ids greedily, each with the margin of its logit, and the logits behind the prompt."""
+    model.reset()
+    ids, margins, first, fed = [], [], None, prompt
+    for _ in range(count):
+        model.eval(fed)
+        logits = np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(model.ctx, -1), (model.n_vocab(),)).copy()
+        first = logits.tolist() if first is None else first
+        second, best = np.sort(logits)[-2:]
+        ids.append(int(logits.argmax()))
+        margins.append(float(best - second))
+        fed = ids[-1:]
+    return {"ids": ids, "margins": margins, "logits": first}
+
+
+def main() -> None:
+    """One request from standard input, its answer to standard output."""
+    ask = json.load(sys.stdin)
+    # keys and values in fp32, as octavo has them: fp16, the default, moves logits as much as fp16 weights do
+    model = llama_cpp.Llama(ask["path"], n_ctx=512, n_threads=1, n_threads_batch=1, type_k=F32, type_v=F32,
+                            flash_attn=False, verbose=False)  # fmt: skip
+    found = [answer(model, prompt, ask["count"]) for prompt in ask["prompts"]]
+    ids = [model.tokenize(text.encode(), add_bos=True, special=True) for text in ask["texts"]]
+    names = {"answers": "ids", "margins": "margins", "logits": "logits"}
+    json.dump({"ids": ids, **{name: [one[key] for one in found] for name, key in names.items()}}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
