@@ -12,22 +12,27 @@ from octavo.bench.bounds import WEIGHT_BYTES
 from octavo.bench.measure import SyntheticRunner, measure
 from octavo.bench.metrics import CHUNK, parse_metric
 from octavo.bench.workers.protocol import serve
+from octavo.checkpoint.pack_cache import open_pack
+from octavo.config import Bits
+from octavo.engine.native_runner import NativeRunner
 
 KEY_VALUE_BYTES = 4.0  # keys and values are fp32
-QUANTS = ("fp32",)  # forms of the weights that `load_runner` can run
+QUANTS: dict[str, Bits | None] = {"fp32": None, "int8": 8, "int4": 4}  # bits of the weights; fp32 runs in torch
 
 
 def load_runner(model: str, quant: str, num_pages: int, num_slots: int, threads: int) -> SyntheticRunner:
     """The model on octavo's fastest runner for the CPU, with its weights as `quant`. Raises UserError if it cannot."""
-    import torch
+    bits = QUANTS[quant]
+    if bits is None:
+        import torch
 
-    from octavo.checkpoint.load import load_decoder
-    from octavo.checkpoint.source import open_source
-    from octavo.engine.torch_runner import TorchRunner
+        from octavo.checkpoint.load import load_decoder
+        from octavo.checkpoint.source import open_source
+        from octavo.engine.torch_runner import TorchRunner
 
-    assert quant in QUANTS
-    torch.set_num_threads(threads)
-    return TorchRunner(load_decoder(open_source(model)), num_pages, num_slots)
+        torch.set_num_threads(threads)
+        return TorchRunner(load_decoder(open_source(model)), num_pages, num_slots)
+    return NativeRunner(open_pack(model, bits), num_pages, num_slots, threads)
 
 
 def main(model: str, quant: str, pages: str, slots: str, threads: str) -> int:
