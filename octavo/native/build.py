@@ -20,8 +20,9 @@ from pathlib import Path
 SOURCES = Path(__file__).parent / "src"
 LIBRARY = Path(__file__).parent / "lib" / f"octavo_core{'.dylib' if sys.platform == 'darwin' else '.so'}"
 
-# -ffp-contract=off: a compiler that fuses a * b + c here and not there would change results from row to row
-FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-pthread"]
+# -ffp-contract=off: a compiler that fuses a * b + c here and not there would change results from row to row.
+# -Wno-psabi: how vectors are passed between files does not matter, none leaves its own.
+FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-pthread", "-Wno-psabi"]
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, *(f"-mavx512{part}" for part in ("f", "bw", "dq", "vl", "vnni")), "-mprefer-vector-width=512"]
 FLAGS_OF = {"isa_avx2.cpp": AVX2, "isa_avx512.cpp": AVX512} if platform.machine() in ("x86_64", "AMD64") else {}

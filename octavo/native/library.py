@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octavo.errors import UserError
-from octavo.native.build import LIBRARY, REMEDY, source_hash
+from octavo.native.build import LIBRARY, REMEDY, is_current
 
 GROUP = 32  # weights, or activations, that share a scale
 UNIT = 32  # rows of a packed matrix that lie together
@@ -203,9 +203,9 @@ def library() -> Library:
     """
     if not LIBRARY.exists():
         raise NativeUnavailable(f"octavo's CPU core was not built: {REMEDY}")
-    loaded = Library(LIBRARY)
-    if loaded._c.octavo_source_hash().decode() != source_hash():
+    if not is_current(LIBRARY):
         raise NativeUnavailable(f"{LIBRARY}: was built from other sources; run `python -m octavo.native.build`")
+    loaded = Library(LIBRARY)
     asked = os.environ.get("OCTAVO_ISA")
     if asked and asked not in loaded.isas:
         raise UserError(f"OCTAVO_ISA is {asked!r}; this machine has {', '.join(loaded.isas)}: choose one, or unset it")
