@@ -1,8 +1,8 @@
 """Hatchling's hook: builds the CPU core (octavo/native) into the wheel, and never fails an install for lack of it.
 
-A machine without a C++ compiler gets the one in the `ziglang` wheel, for the build only. If there is no core in the end,
-octavo says so in one line when it runs, and takes the torch path. OCTAVO_REQUIRE_NATIVE=1 lets the build fail then;
-OCTAVO_REQUIRE_NATIVE=0 has no compiler fetched.
+A machine without a C++ compiler gets the one in the `ziglang` wheel, for the build only. If there is no core in the
+end, octavo says so in one line when it runs, and takes the torch path. OCTAVO_REQUIRE_NATIVE=1 lets the build fail
+then; OCTAVO_REQUIRE_NATIVE=0 has no compiler fetched.
 """
 
 import importlib.util
