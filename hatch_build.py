@@ -28,7 +28,7 @@ class NativeBuildHook(BuildHookInterface):
         """What the build needs beyond hatchling: a compiler, where the machine has none."""
         native = load_build(self.root)
         fetched = platform.machine() in ZIGLANG_MACHINES.get(sys.platform, ()) and required() != "0"
-        return ["ziglang>=0.13"] if fetched and not native.is_current() and native.find_compiler() is None else []
+        return ["ziglang"] if fetched and not native.is_current() and native.find_compiler() is None else []
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Make the library and pack it; `version` is "standard" for a wheel, "editable" for `pip install -e`."""
