@@ -154,6 +154,8 @@ class Library:
         if packed.dtype != np.uint8 or packed.nbytes < needed or first < 0 or step < 1:
             raise ValueError(f"packed holds {packed.nbytes} bytes, {needed} are needed")
         _contiguous(packed, qweight, scales)
+        if not packed.flags.writeable:
+            raise ValueError("packed is read-only")
         self._c.octavo_pack(packed.ctypes.data, qweight.ctypes.data, scales.ctypes.data, rows, cols, bits, first, step)
 
     def crc32c(self, data: NDArray[np.uint8], crc: int = 0) -> int:

@@ -96,6 +96,7 @@ static void attend(const KvPage &page, int first, int last, const float *const *
 
 // Join the softmax over later tokens to that over earlier ones.
 static void merge(const Softmax &later, int64_t width, Softmax *into) {
+    if (later.sum == 0.0f) return;   // it saw no key, as where a window begins after it: -inf - -inf would be NaN
     float factor = 1.0f;
     if (later.largest > into->largest) rescale(into, later.largest, width);
     else factor = exp_negative(splat(later.largest - into->largest))[0];
