@@ -1,5 +1,5 @@
 // Kernels for x86-64 with AVX2, FMA and F16C (2013 and later). Compiled with those flags: nothing here may run, and no
-// inline function of the standard library may be instantiated, before cpu.cpp has seen that the machine has them.
+// inline function of the standard library may be instantiated, before machine.cpp has seen that the machine has them.
 #if defined(__x86_64__)
 #include "kernels.h"
 #include "pack.h"
@@ -55,9 +55,7 @@ static inline vi dot_int8(const Bytes *w, const int8_t *x, int32_t) {
     return (vi)dots;
 }
 
-static bool supported() {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-}
+static constexpr bool (*supported)() = has_avx2;
 
 #include "kernels.inl"
 

@@ -4,7 +4,16 @@
 #include "pack.h"
 #include <cmath>
 #include <cstring>
+
+
+#if defined(__clang__)
 #include <immintrin.h>
+#else
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"   // of gcc 12 on its own _mm512_cvtph_ps
+#include <immintrin.h>
+#pragma GCC diagnostic pop
+#endif
 
 namespace octavo {
 namespace avx512_isa {
@@ -44,11 +53,7 @@ static inline vi dot(const Bytes *w, const int8_t *x, int32_t start) {
 static inline vi dot_int4(const Bytes *w, const int8_t *x, int32_t sum) { return dot(w, x, -8 * sum); }
 static inline vi dot_int8(const Bytes *w, const int8_t *x, int32_t sum) { return dot(w, x, -128 * sum); }
 
-static bool supported() {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512vnni");
-}
+static constexpr bool (*supported)() = has_avx512_vnni;
 
 #include "kernels.inl"
 

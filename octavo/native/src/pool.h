@@ -49,7 +49,8 @@ public:
             for (int64_t i = 0; i < count; i++) body(i, 0);
             return;
         }
-        const uint64_t round = ((ticket_.load(std::memory_order_relaxed) >> 32) + 1) & 0x7fffffff;   // never that of STOP
+        // never that of STOP
+        const uint64_t round = ((ticket_.load(std::memory_order_relaxed) >> 32) + 1) & 0x7fffffff;
         // closed while the loop is described: a straggler of the last round must not take a chunk by half of it
         ticket_.store(round << 32 | CLOSED, std::memory_order_seq_cst);
         call_ = [](const void *b, int64_t i, int worker) { (*static_cast<const Body *>(b))(i, worker); };
