@@ -29,7 +29,9 @@ def open_pack(model: str | Path, bits: Bits | None = None, progress: Progress = 
     """
     path = locate(model)
     bits = _bits(path, bits)
-    stem = f"{path.resolve().stem}-{_digest(str(path.resolve()))[:8]}-int{bits}-x{library().lanes}"
+    stem = (
+        f"{path.resolve().name.removesuffix('.gguf')}-{_digest(str(path.resolve()))[:8]}-int{bits}-x{library().lanes}"
+    )
     pack = home() / "packs" / f"{stem}-{identity(path)[:16]}.pack"
     if pack.exists():
         try:

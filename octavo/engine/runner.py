@@ -45,6 +45,11 @@ class StepBatch:
 
     def check(self, num_pages: int, vocab_size: int, num_slots: int = 0) -> None:
         """Raise ValueError where the arrays contradict each other or point outside: a planner's bug, said early."""
+        for name, array in vars(self).items():
+            dimensions = 2 if name == "page_table" else 1
+            if array.dtype != np.int64 or array.ndim != dimensions:
+                raise ValueError(f"{name} is {array.dtype} {list(array.shape)}: it must be int64 and of {dimensions} "
+                                 "dimensions")  # fmt: skip
         rows, starts = len(self.ids), self.cu_seqlens[:-1]
         lengths = np.diff(self.cu_seqlens)
         if self.cu_seqlens[0] != 0 or self.cu_seqlens[-1] != rows or (lengths < 1).any():

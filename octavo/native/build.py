@@ -30,7 +30,7 @@ FLAGS_OF = {"isa_avx2.cpp": AVX2, "isa_avx512.cpp": AVX512} if platform.machine(
 # Its own copy of the C++ library, none of it exported: the machine that runs this may have another one, or none, and
 # torch brings one too. What a linker refuses it does without: zig's the second part, Apple's both.
 OWN_RUNTIME = ["-static-libstdc++", "-static-libgcc", "-s"]
-LINKS = ([*OWN_RUNTIME, "-Wl,--exclude-libs,ALL"], OWN_RUNTIME, [])
+LINKS: tuple[list[str], ...] = ([*OWN_RUNTIME, "-Wl,--exclude-libs,ALL"], OWN_RUNTIME, [])
 
 REMEDY = "install g++ or clang++, or `pip install ziglang`, then run `python -m octavo.native.build`"
 

@@ -5,7 +5,6 @@ ctypes lets go of the GIL for the length of each call.
 
 import ctypes
 import os
-from collections.abc import Sequence
 from ctypes import POINTER, c_char_p, c_double, c_float, c_int32, c_int64, c_uint32, c_void_p
 from functools import cache
 from pathlib import Path
@@ -156,6 +155,8 @@ class Library:
         if packed.dtype != np.uint8 or packed.nbytes < needed or first < 0 or step < 1:
             raise ValueError(f"packed holds {packed.nbytes} bytes, {needed} are needed")
         _contiguous(packed, qweight, scales)
+        if not packed.flags.writeable:
+            raise ValueError("packed is read-only")
         self._c.octavo_pack(packed.ctypes.data, qweight.ctypes.data, scales.ctypes.data, rows, cols, bits, first, step)
 
     def crc32c(self, data: NDArray[np.uint8], crc: int = 0) -> int:
@@ -210,8 +211,3 @@ def library() -> Library:
     if asked and asked not in loaded.isas:
         raise UserError(f"OCTAVO_ISA is {asked!r}; this machine has {', '.join(loaded.isas)}: choose one, or unset it")
     return loaded
-
-
-def addresses(arrays: Sequence[NDArray[np.generic]]) -> list[int]:
-    """Where arrays lie, for the structures."""
-    return [array.ctypes.data for array in arrays]

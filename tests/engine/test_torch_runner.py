@@ -8,31 +8,10 @@ from octavo.engine.runner import PAGE_TOKENS, StepBatch
 from octavo.engine.torch_runner import TorchRunner
 from octavo.models import Decoder
 from tests.compare import assert_same
+from tests.engine.steps import PAGES, batch, tokens
 from tests.tiny import tiny_config
 
 LENGTH = 75  # more than two pages
-PAGES = 40
-
-
-def tokens(length: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 331, length)
-
-
-def batch(parts: list[tuple[np.ndarray, int, list[int]]], **rows: np.ndarray) -> StepBatch:
-    """parts: (new ids, position of the first, pages) of each sequence; its slot has its first page's number."""
-    lengths = [len(ids) for ids, _, _ in parts]
-    width = max(len(pages) for _, _, pages in parts)
-    table = np.full((len(parts), width), -1)
-    for row, (_, _, pages) in zip(table, parts, strict=True):
-        row[: len(pages)] = pages
-    return StepBatch(
-        ids=np.concatenate([ids for ids, _, _ in parts]),
-        cu_seqlens=np.array([0, *np.cumsum(lengths)]),
-        positions=np.concatenate([np.arange(start, start + len(ids)) for ids, start, _ in parts]),
-        page_table=table,
-        state_slots=np.array([pages[0] for _, _, pages in parts]),
-        **rows,
-    )
 
 
 def whole(decoder: Decoder, ids: np.ndarray) -> torch.Tensor:

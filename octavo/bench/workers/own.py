@@ -16,7 +16,7 @@ from octavo.checkpoint.pack_cache import open_pack
 from octavo.config import Bits
 from octavo.engine.native_runner import NativeRunner
 
-KEY_VALUE_BYTES = 4.0  # keys and values are fp32
+TORCH_KEY_VALUE_BYTES = 4.0  # fp32
 QUANTS: dict[str, Bits | None] = {"fp32": None, "int8": 8, "int4": 4}  # bits of the weights; fp32 runs in torch
 
 
@@ -42,8 +42,12 @@ def main(model: str, quant: str, pages: str, slots: str, threads: str) -> int:
         runner = load_runner(model, quant, int(pages), int(slots), int(threads))
         for name in (f"prefill_{CHUNK}", "decode_1"):
             measure(runner, parse_metric(name), steps=1)
-        about = {"version": f"octavo {__version__}", "runner": type(runner).__name__,
-                 "weight_bytes": WEIGHT_BYTES[quant], "key_value_bytes": KEY_VALUE_BYTES}  # fmt: skip
+        about = {
+            "version": f"octavo {__version__}",
+            "runner": type(runner).__name__,
+            "weight_bytes": WEIGHT_BYTES[quant],
+            "key_value_bytes": getattr(runner, "key_value_bytes", TORCH_KEY_VALUE_BYTES),
+        }
         return about, lambda request: asdict(measure(runner, parse_metric(request["metric"]), request["steps"]))
 
     return serve(load)

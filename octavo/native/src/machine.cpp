@@ -85,6 +85,11 @@ extern "C" const char *octavo_isa(void) { return kernels().name; }
 
 extern "C" int32_t octavo_lanes(void) { return kernels().lanes; }
 
+extern "C" const void *octavo_kernels(int64_t *bytes) {
+    *bytes = sizeof(Kernels);
+    return &kernels();
+}
+
 extern "C" const char *octavo_isas(void) {
     static const std::string names = [] {
         std::string out;

@@ -82,6 +82,8 @@ int64_t octavo_packed_bytes(int64_t rows, int64_t cols, int32_t bits);
 void octavo_pack(uint8_t *packed, const uint8_t *q, const uint16_t *scales, int64_t rows, int64_t cols, int32_t bits,
                  int64_t first, int64_t step);
 uint32_t octavo_crc32c(const uint8_t *data, int64_t bytes, uint32_t crc);
+// The table of single kernels in use (kernels.h) and its size, for tests.
+const void *octavo_kernels(int64_t *bytes);
 double octavo_read_bandwidth(const uint8_t *data, int64_t bytes, int32_t threads);   // bytes a second
 
 OctStatus octavo_open(const OctModel *model, const OctMemory *memory, int32_t threads, OctRunner **runner);
