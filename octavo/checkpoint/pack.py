@@ -1,8 +1,8 @@
 """The packed form of a model: what the CPU core reads in place, mapped from a file. Made per machine, from any source.
 
 A file holds tensors one after the other, each on a 64-byte border, then a JSON header, its CRC-32C and length (4 and 8
-bytes, little endian) and a magic number. The header has the config, the tokenizer's files and, for each tensor, where it lies and its
-CRC-32C. Matrices lie as native/src/pack.h says, for one number of lanes; everything else is fp32.
+bytes, little endian) and a magic number. The header has the config, the tokenizer's files and, for each tensor, where it
+lies and its CRC-32C. Matrices lie as native/src/pack.h says, for one number of lanes; everything else is fp32.
 
 Importing this module, and reading a pack, imports no torch.
 """
@@ -149,7 +149,7 @@ class Pack:
         return found if "shape" not in entry else found.view(np.float32).reshape(entry["shape"])
 
     def matrix(self, name: str, planned: PlannedMatrix) -> NDArray[np.uint8]:
-        """A packed matrix. Raises DamagedPack where it has not the size that was planned: kernels would read past it."""
+        """A packed matrix. Raises DamagedPack for another size than was planned: kernels would read past its end."""
         found: NDArray[np.uint8] = self.tensor(name)
         rows = planned.count * -(-planned.rows // UNIT) * UNIT
         if found.nbytes != library().packed_bytes(rows, planned.cols, self.bits):
