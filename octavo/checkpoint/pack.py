@@ -1,8 +1,8 @@
 """The packed form of a model: what the CPU core reads in place, mapped from a file. Made per machine, from any source.
 
 A file holds tensors one after the other, each on a 64-byte border, then a JSON header, its CRC-32C and length (4 and 8
-bytes, little endian) and a magic number. The header has the config, the tokenizer's files and, for each tensor, where it
-lies and its CRC-32C. Matrices lie as native/src/pack.h says, for one number of lanes; everything else is fp32.
+bytes, little endian) and a magic number. The header has the config, the tokenizer's files and, for each tensor, where
+it lies and its CRC-32C. Matrices lie as native/src/pack.h says, for one number of lanes; everything else is fp32.
 
 Importing this module, and reading a pack, imports no torch.
 """
