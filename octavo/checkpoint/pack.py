@@ -1,8 +1,8 @@
 """The packed form of a model: what the CPU core reads in place, mapped from a file. Made per machine, from any source.
 
-A file holds tensors one after the other, each on a 64-byte border, then a JSON header, its length (8 bytes, little
-endian) and a magic number. The header has the config, the tokenizer's files and, for each tensor, where it lies and its
-CRC-32C. Matrices lie as native/src/pack.h says, for one number of lanes; everything else is fp32.
+A file holds tensors one after the other, each on a 64-byte border, then a JSON header, its CRC-32C and length (4 and 8
+bytes, little endian) and a magic number. The header has the config, the tokenizer's files and, for each tensor, where
+it lies and its CRC-32C. Matrices lie as native/src/pack.h says, for one number of lanes; everything else is fp32.
 
 Importing this module, and reading a pack, imports no torch.
 """
@@ -11,6 +11,7 @@ import base64
 import json
 import mmap
 import os
+import struct
 import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -29,8 +30,9 @@ from octavo.progress import Progress, silent
 if TYPE_CHECKING:
     from octavo.checkpoint.source import Source
 
-VERSION = 1  # of what a pack holds: raise it with native/src/pack.h, ops/quantize.py and `plan`
+VERSION = 2  # of what a pack holds: raise it with native/src/pack.h, ops/quantize.py and `plan`
 _MAGIC = b"octavo-p"
+_TRAILER = struct.Struct("<IQ8s")  # CRC and length of the header, magic
 _ALIGNMENT = 64
 
 
@@ -146,6 +148,14 @@ class Pack:
         found = self._bytes[entry["offset"] : entry["offset"] + entry["bytes"]]
         return found if "shape" not in entry else found.view(np.float32).reshape(entry["shape"])
 
+    def matrix(self, name: str, planned: PlannedMatrix) -> NDArray[np.uint8]:
+        """A packed matrix. Raises DamagedPack for another size than was planned: kernels would read past its end."""
+        found: NDArray[np.uint8] = self.tensor(name)
+        rows = planned.count * -(-planned.rows // UNIT) * UNIT
+        if found.nbytes != library().packed_bytes(rows, planned.cols, self.bits):
+            raise DamagedPack(f"{self.path}: {name} has {found.nbytes} bytes, which is not its size")
+        return found
+
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
 
@@ -155,15 +165,16 @@ class Pack:
         return sum(entry["bytes"] for entry in self._tensors.values())
 
     def _header(self) -> dict[str, Any]:
-        end = len(self._bytes) - 16
-        if end < 0 or self._bytes[-8:].tobytes() != _MAGIC:
-            raise ValueError("is not a whole pack")
-        length = int.from_bytes(self._bytes[end : end + 8].tobytes(), "little")
-        if length > end:
+        end = len(self._bytes) - _TRAILER.size
+        if end < 0:
             raise ValueError("is cut short")
-        header = json.loads(self._bytes[end - length : end].tobytes())
-        if not isinstance(header, dict):
-            raise ValueError("has no header")
+        crc, length, magic = _TRAILER.unpack(self._bytes[end:].tobytes())
+        if magic != _MAGIC or length > end:
+            raise ValueError("is not a whole pack")
+        text = self._bytes[end - length : end]
+        if library().crc32c(text) != crc:
+            raise ValueError("its header is not what was written")
+        header: dict[str, Any] = json.loads(text.tobytes())
         return header
 
     def _verify(self) -> None:
@@ -226,7 +237,8 @@ def _write(file: BinaryIO, source: "Source", bits: Bits, progress: Progress) -> 
         "tensors": tensors,
     }
     text = json.dumps(header).encode()
-    file.write(text + len(text).to_bytes(8, "little") + _MAGIC)
+    crc = library().crc32c(np.frombuffer(text, np.uint8))
+    file.write(text + _TRAILER.pack(crc, len(text), _MAGIC))
 
 
 def config_from(values: Mapping[str, Any]) -> ModelConfig:
