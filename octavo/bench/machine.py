@@ -1,6 +1,5 @@
 """This machine's limits: how fast it reads memory and multiplies fp32 matrices. No torch."""
 
-import os
 import platform
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -31,11 +30,6 @@ class Machine:
     def best(self, other: "Machine") -> "Machine":
         """The higher limits of two measurements: a limit is what was reached once."""
         return Machine(max(self.read_gb_s, other.read_gb_s), max(self.sgemm_gflops, other.sgemm_gflops), self.cores)
-
-
-def cores() -> int:
-    """CPUs this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def cpu_name() -> str:

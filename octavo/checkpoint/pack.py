@@ -8,11 +8,13 @@ Importing this module, and reading a pack, imports no torch.
 """
 
 import base64
+import contextlib
 import json
 import mmap
 import os
 import struct
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -24,6 +26,7 @@ from numpy.typing import NDArray
 
 from octavo.config import Bits, LayerSpec, ModelConfig, ResidualConfig, RopeConfig
 from octavo.errors import UserError
+from octavo.native.cores import cores
 from octavo.native.library import UNIT, library
 from octavo.progress import Progress, silent
 
@@ -34,6 +37,7 @@ VERSION = 2  # of what a pack holds: raise it with native/src/pack.h, ops/quanti
 _MAGIC = b"octavo-p"
 _TRAILER = struct.Struct("<IQ8s")  # CRC and length of the header, magic
 _ALIGNMENT = 64
+_PARTIAL, _DAY = ".partial-", 24 * 3600
 
 
 class DamagedPack(Exception):
@@ -119,11 +123,29 @@ def _units(rows: int) -> int:
     return -(-rows // UNIT)
 
 
+def float_sizes(config: ModelConfig) -> Iterator[tuple[str, int]]:
+    """Names of the fp32 tensors of a model's pack and how many numbers they have."""
+    hidden = config.hidden_size
+    yield "final_norm", hidden
+    yield "frequencies", config.rope.dim // 2
+    for layer, spec in enumerate(config.layers):
+        yield f"{layer}.attention_norm", hidden
+        yield f"{layer}.mlp_norm", hidden
+        if spec.attention == "lightning":
+            yield f"{layer}.decays", config.num_heads
+            yield f"{layer}.inner_norm", config.num_heads * config.head_dim
+        if spec.mlp == "experts":
+            yield f"{layer}.router", config.num_experts * hidden
+            if config.shared_intermediate_size:
+                yield f"{layer}.shared_gate", hidden
+
+
 class Pack:
-    """A pack mapped read-only. `tensor` gives views: what a step does not touch is never read from disk."""
+    """A pack mapped read-only; `tensor` gives views into the file."""
 
     def __init__(self, path: Path, verify: bool = True) -> None:
-        """Raises DamagedPack unless it is whole, made for this library's lanes and, with `verify`, unaltered."""
+        """Raises DamagedPack unless it is whole, made for this library's lanes and, with `verify`, unaltered, for which
+        all of it is read once; UserError when the file cannot be opened."""
         self.path = path
         try:
             with open(path, "rb") as file:
@@ -135,10 +157,16 @@ class Pack:
             self.label: str = header["label"]
             self.side_files = {name: base64.b64decode(text) for name, text in header["side_files"].items()}
             self._tensors: Mapping[str, dict[str, Any]] = header["tensors"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            self.lanes: int = header["lanes"]
+            if (header["version"], self.lanes) != (VERSION, library().lanes):
+                raise ValueError("made by another version or for other kernels")
+            self._check_sizes()
+        except FileNotFoundError:
+            raise DamagedPack(f"{path}: is gone") from None
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions, or remove it") from None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedPack(f"{path}: {error}") from None
-        if (header["version"], header["lanes"]) != (VERSION, library().lanes):
-            raise DamagedPack(f"{path}: made by another version or for other kernels")
         if verify:
             self._verify()
 
@@ -147,14 +175,6 @@ class Pack:
         entry = self._tensors[name]
         found = self._bytes[entry["offset"] : entry["offset"] + entry["bytes"]]
         return found if "shape" not in entry else found.view(np.float32).reshape(entry["shape"])
-
-    def matrix(self, name: str, planned: PlannedMatrix) -> NDArray[np.uint8]:
-        """A packed matrix. Raises DamagedPack for another size than was planned: kernels would read past its end."""
-        found: NDArray[np.uint8] = self.tensor(name)
-        rows = planned.count * -(-planned.rows // UNIT) * UNIT
-        if found.nbytes != library().packed_bytes(rows, planned.cols, self.bits):
-            raise DamagedPack(f"{self.path}: {name} has {found.nbytes} bytes, which is not its size")
-        return found
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
@@ -177,12 +197,27 @@ class Pack:
         header: dict[str, Any] = json.loads(text.tobytes())
         return header
 
+    def _check_sizes(self) -> None:
+        """Raise ValueError for a tensor of another size than the config implies: kernels would read past its end."""
+        if self.bits not in (4, 8):
+            raise ValueError(f"bits is {self.bits}")
+        expected = {
+            name: library().packed_bytes(matrix.count * _units(matrix.rows) * UNIT, matrix.cols, self.bits)
+            for name, matrix in plan(self.config)
+        }
+        expected |= {name: 4 * count for name, count in float_sizes(self.config)}
+        for name, size in expected.items():
+            entry = self._tensors[name]
+            whole = 0 <= entry["offset"] <= len(self._bytes) - size and entry["offset"] % _ALIGNMENT == 0
+            if entry["bytes"] != size or not whole:
+                raise ValueError(f"{name} has not the size or place that its shape implies")
+
     def _verify(self) -> None:
         def whole(entry: dict[str, Any]) -> bool:
             data = self._bytes[entry["offset"] : entry["offset"] + entry["bytes"]]
             return len(data) == entry["bytes"] and library().crc32c(data) == entry["crc"]
 
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as workers:
+        with ThreadPoolExecutor(cores()) as workers:
             for name, good in zip(self._tensors, workers.map(whole, self._tensors.values()), strict=True):
                 if not good:
                     raise DamagedPack(f"{self.path}: {name} is not what was written")
@@ -193,18 +228,30 @@ def write_pack(source: "Source", bits: Bits, path: Path, progress: Progress = si
 
     One matrix is in memory at a time. Raises UserError when the source is damaged or the disk fills.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, staged = tempfile.mkstemp(prefix=f".{path.name}.partial-", dir=path.parent)
+    staged = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(path.parent)
+        descriptor, staged = tempfile.mkstemp(prefix=f".{path.name}{_PARTIAL}", dir=path.parent)
         with open(descriptor, "wb") as file:
             _write(file, source, bits, progress)
+        os.chmod(staged, 0o644)  # mkstemp's is for its owner only
         os.replace(staged, path)
     except OSError as error:
         raise UserError(
             f"{path}: cannot be written ({error.strerror}); free space, or set OCTAVO_HOME to another disk"
         ) from None
     finally:
-        Path(staged).unlink(missing_ok=True)
+        if staged is not None:
+            Path(staged).unlink(missing_ok=True)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """What builds left that were killed: files that nobody has written to for a day."""
+    for partial in folder.glob(f".*{_PARTIAL}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - partial.stat().st_mtime > _DAY:
+                partial.unlink()
 
 
 def _write(file: BinaryIO, source: "Source", bits: Bits, progress: Progress) -> None:

@@ -4,6 +4,7 @@ A pack is found by what its source looks like from outside: names, sizes and tim
 those that hold weights. So a warm start reads no weights but the pack's, and imports no torch.
 """
 
+import glob
 import hashlib
 from pathlib import Path
 
@@ -19,6 +20,7 @@ DEFAULT_BITS: Bits = 8  # for weights that are not quantised yet
 _WEIGHTS = (".safetensors", ".gguf")
 _DESCRIBING = (".json", ".jinja", ".model", ".txt")  # a model card or a checksum more makes no other model
 _LONGEST_HEADER = 100 << 20  # bytes: safetensors' own limit
+_LONGEST_NAME = 60  # of a model's own name, characters
 _GGUF_START = 1 << 20  # bytes of a GGUF file that are looked at: most of its metadata
 
 
@@ -29,20 +31,19 @@ def open_pack(model: str | Path, bits: Bits | None = None, progress: Progress = 
     """
     path = locate(model)
     bits = _bits(path, bits)
-    stem = (
-        f"{path.resolve().name.removesuffix('.gguf')}-{_digest(str(path.resolve()))[:8]}-int{bits}-x{library().lanes}"
-    )
+    place = path.resolve()
+    name = place.name.removesuffix(".gguf")[:_LONGEST_NAME]
+    stem = f"{name}-{_digest(str(place))[:8]}-int{bits}-x{library().lanes}"
     pack = home() / "packs" / f"{stem}-{identity(path)[:16]}.pack"
-    if pack.exists():
-        try:
-            return Pack(pack)
-        except DamagedPack:
-            pack.unlink(missing_ok=True)
-    _make(path, bits, pack, progress)
-    for outdated in pack.parent.glob(f"{stem}-*.pack"):
+    try:
+        return Pack(pack)
+    except DamagedPack:  # or not made yet
+        _make(path, bits, pack, progress)
+    opened = Pack(pack, verify=False)
+    for outdated in pack.parent.glob(f"{glob.escape(stem)}-*.pack"):
         if outdated != pack:
             outdated.unlink(missing_ok=True)
-    return Pack(pack, verify=False)
+    return opened
 
 
 def _make(path: Path, bits: Bits, pack: Path, progress: Progress) -> None:
@@ -70,9 +71,15 @@ def identity(path: Path) -> str:
     files = sorted(file for file in path.iterdir() if file.suffix in relevant) if path.is_dir() else [path]
     digest = hashlib.sha256(f"{VERSION}".encode())
     for file in files:
-        status = file.stat()
-        digest.update(f"\0{file.name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
-        digest.update(_header(file))
+        try:
+            status, header = file.stat(), _header(file)
+        except OSError as error:
+            raise UserError(
+                f"{file}: cannot be read ({error.strerror}); check what it is and its permissions"
+            ) from None
+        # the time of the last change of any kind, too: a copy may bring the old time of its contents with it
+        told = (file.name, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        digest.update("\0".join(map(str, told)).encode() + header)
     return digest.hexdigest()
 
 
@@ -80,14 +87,11 @@ def _header(file: Path) -> bytes:
     """What a file begins with: its description for weights; its length and time say enough of any other."""
     if file.suffix not in _WEIGHTS:
         return b""
-    try:
-        with open(file, "rb") as opened:
-            if file.suffix == ".gguf":
-                return opened.read(_GGUF_START)
-            length = int.from_bytes(opened.read(8), "little")
-            return opened.read(min(length, _LONGEST_HEADER))
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror}); check its permissions") from None
+    with open(file, "rb") as opened:
+        if file.suffix == ".gguf":
+            return opened.read(_GGUF_START)
+        length = int.from_bytes(opened.read(8), "little")
+        return opened.read(min(length, _LONGEST_HEADER))
 
 
 def _bits(path: Path, wanted: Bits | None) -> Bits:

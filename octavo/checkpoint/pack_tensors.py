@@ -1,6 +1,5 @@
 """What goes into a pack: a source's tensors quantised and interleaved, and the small fp32 ones."""
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,6 +13,7 @@ from octavo.checkpoint.pack import Part, PlannedMatrix
 from octavo.checkpoint.quantized import read_quantized
 from octavo.checkpoint.source import Source
 from octavo.config import Bits
+from octavo.native.cores import cores
 from octavo.native.library import UNIT, library
 from octavo.ops.linear_attention import decay_slopes
 from octavo.ops.rotary import inverse_frequencies
@@ -38,7 +38,7 @@ def packed_matrix(source: Source, matrix: PlannedMatrix, bits: Bits) -> NDArray[
         library().pack(packed, qweight, scales, matrix.cols, part.first, part.step)
 
     # a thread a core, each with torch on that core alone: quantising works on pieces too small for torch's own threads
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), initializer=torch.set_num_threads, initargs=(1,)) as workers:
+    with ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,)) as workers:
         list(workers.map(put, matrix.parts))
     return packed
 

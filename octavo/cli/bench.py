@@ -35,12 +35,12 @@ def run(
 
     Example: octavo bench ./SmolLM2-8x135M-Instruct --metrics prefill_512,decode_1 --peer transformers
     """
-    from octavo.bench.machine import cores
     from octavo.bench.metrics import parse_metrics
     from octavo.bench.parties import PeerOptions
     from octavo.bench.report import check_report, table, write_report
     from octavo.bench.schedule import Plan
     from octavo.bench.session import bench, check_quant, find_model
+    from octavo.native.cores import cores
 
     plan = Plan(parse_metrics(metrics), rounds, steps, timeout)
     peers = PeerOptions(peer or (), peer_python, peer_file, peer_depth)

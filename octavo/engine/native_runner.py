@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import threading
 import weakref
 from typing import Any, Literal
 
@@ -11,16 +12,18 @@ from numpy.typing import NDArray
 from octavo.checkpoint.pack import Pack, PlannedMatrix, plan
 from octavo.config import ModelConfig
 from octavo.engine.runner import PAGE_TOKENS, StateAges, StepBatch, StepResult
-from octavo.native.library import Batch, Layer, Matrix, Memory, Model, library
+from octavo.native.cores import cores
+from octavo.native.library import Batch, Layer, Library, Matrix, Memory, Model, library
 
 KeyValues = Literal["float32", "int8"]
 INNER_NORM_EPS = 1e-6  # of lightning layers, whatever the config says (models/lightning.py)
+_DTYPES: dict[str, type[np.generic]] = {"float32": np.float32, "int8": np.int8}
 _WIDTH = 16  # values are padded to a multiple of it
 
 
 class NativeRunner:
     """`Runner` on a pack. The same request gives the same bits alone, in any batch, in any chunking, on any number of
-    threads.
+    threads. Steps from several threads take turns.
 
     Keys and values are int8 with a scale for each token and head, quantised before anything reads them, or fp32; their
     pages lie as native/src/octavo.h says. States: fp32 [lightning layer][slot][H][D][D].
@@ -33,13 +36,21 @@ class NativeRunner:
         self.num_slots = num_slots if self.config.lightning_layers else 0
         if self.config.lightning_layers and num_slots < 1:
             raise ValueError(f"num_slots is {num_slots}: a model with lightning layers needs at least one")
-        self.threads = threads or len(os.sched_getaffinity(0))
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads is {threads}: it must be above 0")
+        if kv not in _DTYPES:
+            raise ValueError(f"kv is {kv!r}: choose one of {', '.join(_DTYPES)}")
+        if pack.lanes != library().lanes:
+            raise ValueError(f"the pack has {pack.lanes} lanes, the kernels in use {library().lanes}: open it again")
+        self.threads = threads or cores()
         self._ages = StateAges(self.num_slots)
         self._memory, self._arrays = _memory(self.config, num_pages, self.num_slots, kv)
         self._model, self._layers = _model(pack)
         self._library = library()
         self._handle = self._library.open(self._model, self._memory, self.threads)
-        weakref.finalize(self, self._library.close, self._handle)
+        self._stepping = threading.Lock()
+        # not at exit, when another thread may still be in a step; nor in a forked child, which has none of the threads
+        weakref.finalize(self, _close, self._library, self._handle, os.getpid()).atexit = False
 
     @property
     def key_value_bytes(self) -> float:
@@ -70,7 +81,7 @@ class NativeRunner:
             num_hidden_rows=len(batch.hidden_rows),
             **{name: array.ctypes.data for name, array in (arrays | outputs).items()},
         )
-        with self._ages.moving(batch):
+        with self._stepping, self._ages.moving(batch):
             self._library.step(self._handle, given)
         return StepResult(**outputs)
 
@@ -93,9 +104,14 @@ class NativeRunner:
                 memory[:, pages] = random.standard_normal(memory[:, :1].shape, np.float32)
 
 
+def _close(core: Library, handle: int, owner: int) -> None:
+    if os.getpid() == owner:
+        core.close(handle)
+
+
 def _memory(config: ModelConfig, pages: int, slots: int, kv: KeyValues) -> tuple[Memory, dict[str, NDArray[Any]]]:
     """Keys, values and states, and the arrays that hold them; the system gives a page's memory at its first use."""
-    dtype = {"float32": np.float32, "int8": np.int8}[kv]
+    dtype = _DTYPES[kv]
     per_head = (len(config.softmax_layers), pages, config.num_kv_heads)
     width = -(-config.head_dim // _WIDTH) * _WIDTH
     held: dict[str, NDArray[Any]] = {
@@ -162,4 +178,4 @@ def _layer(pack: Pack, planned: dict[str, PlannedMatrix], layer: int) -> Layer:
 
 def _matrix(pack: Pack, name: str, planned: dict[str, PlannedMatrix]) -> Matrix:
     matrix = planned[name]
-    return Matrix(pack.matrix(name, matrix).ctypes.data, matrix.rows, matrix.cols, pack.bits, matrix.count)
+    return Matrix(pack.tensor(name).ctypes.data, matrix.rows, matrix.cols, pack.bits, matrix.count)

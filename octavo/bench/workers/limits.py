@@ -3,8 +3,9 @@
 import sys
 from typing import Any
 
-from octavo.bench.machine import Machine, cores, read_bandwidth, sgemm_rate
+from octavo.bench.machine import Machine, read_bandwidth, sgemm_rate
 from octavo.bench.workers.protocol import serve
+from octavo.native.cores import cores
 
 
 def main(threads: str) -> int:

@@ -176,7 +176,7 @@ void Runner::attend_segment(const OctLayer &layer, const AttentionBlock &block, 
             return std::make_pair(int(std::max<int64_t>(first_key(row) - token, 0)),
                                   int(std::min<int64_t>(batch_->positions[row] + 1 - token, OCT_PAGE)));
         };
-        if (seen(block.first).first >= OCT_PAGE) continue;   // the window has passed, and the page may be gone
+        if (seen(block.first).first >= OCT_PAGE) continue;   // the window has passed it
         const KvPage page = page_at(page_of(layer, block.sequence, token) * model_.kv_heads + key_head);
         for (int64_t row = block.first, next; row < block.last; row = next) {
             const auto range = seen(row);

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <new>
+#include <exception>
 #include <system_error>
 
 namespace octavo {
@@ -37,7 +37,7 @@ void Runner::step(const OctBatch &batch) {
     batch_ = nullptr;
 }
 
-// Everything of this step's size, before anything is changed: running out of memory then leaves no state half-updated.
+// Nearly everything of this step's size, before the first layer; attention sizes its sums where it knows their number.
 void Runner::sized() {
     const int64_t hidden = model_.hidden, inner = int64_t(model_.heads) * model_.head_dim;
     const int64_t half = model_.rotary_dim / 2, copies = rows_ * (model_.top_k > 1 ? model_.top_k : 1);
@@ -133,10 +133,10 @@ template <class Body> OctStatus guarded(const Body &body) {
     try {
         body();
         return OCT_OK;
-    } catch (const std::bad_alloc &) {
-        return OCT_NO_MEMORY;
     } catch (const std::system_error &) {
         return OCT_NO_THREADS;
+    } catch (const std::exception &) {   // bad_alloc and its like
+        return OCT_NO_MEMORY;
     }
 }
 

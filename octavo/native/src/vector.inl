@@ -14,7 +14,6 @@ static inline void store(float *p, vf v) { memcpy(p, &v, sizeof v); }
 static inline vf splat(float x) { return x - vf{}; }
 static inline vf to_float(vi v) { return __builtin_convertvector(v, vf); }
 static inline vf max(vf a, vf b) { return a > b ? a : b; }
-static inline float min(float a, float b) { return a < b ? a : b; }
 static inline vf abs(vf a) { return (vf)((vi)a & 0x7fffffff); }
 
 static inline float sum(vf v) {
