@@ -161,7 +161,7 @@ class Pack:
             if (header["version"], self.lanes) != (VERSION, library().lanes):
                 raise ValueError("made by another version or for other kernels")
             self._check_sizes()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise DamagedPack(f"{path}: is gone") from None
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions, or remove it") from None
