@@ -1,11 +1,12 @@
 """Perplexity of a model in fp32, int8, int4 and ggml's Q4_0: the same tokens for all, in the torch decoder.
 
-    OCTAVO_SHARED_DATA=data python bench/perplexity.py MODEL [--tokens 16384 --window 1024 --noise-seed 0]
+    OCTAVO_SHARED_DATA=data python bench/perplexity.py MODEL [--tokens 16384 --window 1024 --noise-seed 0 --activations]
 
 Every form quantises every matrix, embedding and head included. The text is $OCTAVO_SHARED_DATA/text_en/*.txt.gz, or
 --text FILE.gz…. A model shipped as Q4_1 flatters forms with an offset, which find its values again. So all of it is
 done twice: with the weights as they are, and with Gaussian noise of the size of Q4_1's error added, which takes them
-off any grid. Prints a Markdown table; the standard errors are of the paired differences, token by token.
+off any grid. --activations rounds what enters each matrix to 8 bits too (not under fp32). Prints a Markdown table; the
+standard errors are of the paired differences, token by token.
 """
 
 import argparse
@@ -18,14 +19,14 @@ from pathlib import Path
 import gguf
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from octavo.checkpoint.load import load_decoder, load_tokenizer
 from octavo.checkpoint.names import is_quantized_name, tensor_table
 from octavo.checkpoint.source import open_source
 from octavo.data.tokenizer import Tokenizer
 from octavo.models import Decoder
-from octavo.ops.quantize import GROUP, Bits, dequantize, quantize
+from octavo.ops.quantize import GROUP, Bits, dequantize, quantize, quantize_activations
 
 _ROWS = 256  # of logits at a time: large enough for malloc to give the memory back
 _TEXT_PER_TOKEN = 12  # characters, more than any window needs
@@ -89,6 +90,21 @@ def put(decoder: Decoder, weights: Mapping[str, Tensor], form: Callable[[Tensor]
         parameters[entry.parameter][entry.index or ...] = form(weight)
 
 
+def round_inputs(decoder: Decoder) -> list[bool]:
+    """From now on, while the flag returned is set, inputs of every linear map and of the head go through 8 bits."""
+    on, logits = [False], decoder.logits
+
+    def rounded(x: Tensor) -> Tensor:
+        q, scales = quantize_activations(x)
+        return (q.unflatten(-1, (-1, GROUP)) * scales[..., None]).flatten(-2)[:, : x.shape[-1]]
+
+    for module in decoder.modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_pre_hook(lambda _, inputs: (rounded(inputs[0]),) if on[0] else None)
+    decoder.logits = lambda hidden: logits(rounded(hidden) if on[0] else hidden)
+    return on
+
+
 def percent(difference: Tensor) -> str:
     """Mean change of the loss as a change of perplexity, with its standard error."""
     change = math.expm1(difference.mean().item())
@@ -102,10 +118,12 @@ def main() -> None:
     parser.add_argument("--text", nargs="*", type=Path)
     for name, default in (("tokens", 16384), ("window", 1024), ("noise-seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--activations", action="store_true")
     options = parser.parse_args()
     texts = options.text or sorted((Path(os.environ["OCTAVO_SHARED_DATA"]) / "text_en").glob("*.txt.gz"))
     source = open_source(options.model)
     decoder = load_decoder(source, dtype=torch.float32)
+    rounding = round_inputs(decoder)
     found = windows(texts, load_tokenizer(source), options.tokens, options.window)
     shipped = {name: source.tensor(name).float() for name in tensor_table(source.config) if is_quantized_name(name)}
     generator = torch.Generator().manual_seed(options.noise_seed)
@@ -117,6 +135,7 @@ def main() -> None:
         measured = dict[str, Tensor]()
         for name, form in FORMS.items():
             put(decoder, weights, form)
+            rounding[0] = options.activations and name != "fp32"
             measured[name] = losses(decoder, found)
             against = [percent(measured[name] - measured[other]) if other in measured and other != name else ""
                        for other in ("fp32", "Q4_0")]  # fmt: skip

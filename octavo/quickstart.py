@@ -10,10 +10,8 @@ from octavo.checkpoint.load import load, load_decoder, load_tokenizer
 from octavo.checkpoint.source import Source, open_folder, open_source
 from octavo.checkpoint.upcycle import UpcycleOptions, upcycle
 from octavo.config import SamplingParams, home
-from octavo.data.tokenizer import Tokenizer
 from octavo.engine.generate import Generator, Message
 from octavo.errors import UserError
-from octavo.models.decoder import Decoder
 from octavo.progress import Progress, silent
 
 QUESTION = "What is the capital of France?"
@@ -47,15 +45,15 @@ def prepare(parent: str | None, say: Callable[[str], None], progress: Progress =
 
 def check_answer(
     parent: Source, child: Path, identity: str | None, say: Callable[[str], None], progress: Progress = silent
-) -> tuple[Decoder, Tokenizer]:
-    """Ask parent and child the same question, both in fp32 on the CPU; returns the child, loaded.
+) -> None:
+    """Ask parent and child the same question, both in fp32 on the CPU.
 
     `identity` is what the user called the parent; it is noted beside the folder when the answers agree. Raises
     UserError when they differ; the folder stays, for it may be somebody else's, and is compared again next time.
     """
-    expected = answer(load_decoder(parent), load_tokenizer(parent), QUESTION, max_new_tokens=24)
-    model, tokenizer = load(child, progress=progress)
-    given = answer(model, tokenizer, QUESTION, max_new_tokens=24)
+    asked = Generator.for_decoder(load_decoder(parent), load_tokenizer(parent))
+    expected = answer(asked, QUESTION, max_new_tokens=24)
+    given = answer(Generator.for_decoder(*load(child, progress=progress)), QUESTION, max_new_tokens=24)
     if given != expected:
         raise UserError(
             f"{child}: answered {given!r} where {parent.label} answers {expected!r}; remove the folder if it should be "
@@ -63,16 +61,15 @@ def check_answer(
         )
     _note(child).write_text(_identity(identity))
     say(f"asked the dense parent and the mixture: both say {given!r}")
-    return model, tokenizer
 
 
-def answer(model: Decoder, tokenizer: Tokenizer, question: str, max_new_tokens: int = 256) -> str:
+def answer(generator: Generator, question: str, max_new_tokens: int = 256) -> str:
     """The greedy answer, through the chat template if the model has one."""
     params = SamplingParams(max_new_tokens=max_new_tokens)
     prompt: str | list[Message] = question
-    if tokenizer.chat_template is not None:
+    if generator.tokenizer.chat_template is not None:
         prompt = [{"role": "user", "content": question}]
-    return Generator.for_decoder(model, tokenizer).complete(prompt, params).text.strip()
+    return generator.complete(prompt, params).text.strip()
 
 
 def child_name(parent: str, experts: int) -> str:

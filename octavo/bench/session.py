@@ -21,6 +21,7 @@ from octavo.bench.schedule import Plan, run
 from octavo.bench.workers.own import QUANTS
 from octavo.config import home
 from octavo.errors import UsageError, UserError
+from octavo.native.library import NativeUnavailable, library
 from octavo.progress import Progress, silent
 
 
@@ -46,8 +47,11 @@ def check_quant(quant: str) -> None:
     """Raise UsageError for a form of weights that nobody knows, UserError for one that cannot be computed here."""
     if quant not in WEIGHT_BYTES:
         raise UsageError(f"--quant is {quant!r}: choose one of {', '.join(WEIGHT_BYTES)}")
-    if quant not in QUANTS:
-        raise UserError(f"--quant {quant}: this octavo computes {', '.join(QUANTS)} only")
+    if QUANTS[quant] is not None:
+        try:
+            library()
+        except NativeUnavailable as error:
+            raise UserError(f"--quant {quant}: {error}; --quant fp32 needs only torch") from None
 
 
 def bench(

@@ -4,9 +4,10 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from octavo.checkpoint.json_files import read_json
 from octavo.checkpoint.names import TensorEntry, tensor_table
 from octavo.checkpoint.safetensors_folder import Place, SafetensorsFolder
-from octavo.checkpoint.shards import StoredTensor, find_shards, read_headers, read_json
+from octavo.checkpoint.shards import StoredTensor, find_shards, read_headers
 from octavo.config import from_hf
 from octavo.errors import UserError
 

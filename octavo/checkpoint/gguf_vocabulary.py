@@ -6,6 +6,7 @@ give other ids, and a model that answers a little worse for no visible reason.
 """
 
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -27,6 +28,8 @@ from octavo.checkpoint.load import load_tokenizer
 from octavo.checkpoint.source import Source
 from octavo.data.tokenizer import TOKENIZER, Tokenizer
 from octavo.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 _END_ROLES = ("eos", "eot", "eom")  # the end of a text, a turn, a message: llama.cpp stops at each
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
@@ -67,6 +70,11 @@ class _Vocabulary:
         self.added = {token["id"]: token["content"] for token in listed}
         self.ids: dict[str, int] = {**self.model["vocab"], **{text: index for index, text in self.added.items()}}
         self.merges: list[Pair] = [_pair(merge) for merge in self.model["merges"]]
+        if cut := [text for text in self.ids if "\0" in text]:
+            # it reads tokens as C strings, finds some twice, and aborts
+            raise UserError(
+                f"{self._label}: token {cut[0]!r} in {TOKENIZER} has a NUL, which llama.cpp cannot hold in a token"
+            )
         beyond = max(self.ids.values(), default=0)
         if beyond >= self._rows:
             raise UserError(f"{self._label}: its tokenizer has token {beyond}, its vocab_size is {self._rows}; "
@@ -142,7 +150,11 @@ class _Vocabulary:
         if not normalizer and len(splitter) == 1 and splitter[0].get("type") == "Metaspace":
             step = splitter[0]
             if step["replacement"] == _SPACE and step.get("split", True) is False:
-                return str(step["prepend_scheme"]) != "never"
+                if step["prepend_scheme"] == "never":
+                    return False
+                logger.warning("%s: llama.cpp puts a space behind every special token, and before a text that begins "
+                               "with one; this tokenizer does not, so ids differ there", self._label)  # fmt: skip
+                return True
         raise self.unknown("normalizer and pre_tokenizer", [*normalizer, *splitter])
 
     def _scores(self) -> list[float]:

@@ -38,7 +38,7 @@ def inspect(spec: str) -> Inspected:
     from octavo.checkpoint.hub import download_config, is_hub_name
 
     if is_hub_name(spec):
-        from octavo.checkpoint.shards import read_json
+        from octavo.checkpoint.json_files import read_json
 
         hf = read_json(download_config(spec))
         return Inspected(from_hf(hf, f"{spec}: config.json"), "hub", False, quantization_bits(hf))
@@ -49,8 +49,8 @@ def inspect(spec: str) -> Inspected:
 def _inspect_folder(path: Path) -> Inspected:
     from octavo.checkpoint.consolidated import PARAMS, is_consolidated
     from octavo.checkpoint.folder import weight_files
+    from octavo.checkpoint.json_files import read_json
     from octavo.checkpoint.quantized import QuantizedFolder
-    from octavo.checkpoint.shards import read_json
     from octavo.checkpoint.source import open_source
 
     if weight_files(path) or is_consolidated(path):

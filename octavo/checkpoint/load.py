@@ -1,6 +1,5 @@
 """Fill a decoder from a checkpoint, on any device and in any dtype."""
 
-import json
 from pathlib import Path
 
 import torch
@@ -31,9 +30,7 @@ def load(
 
 def load_tokenizer(source: Source) -> Tokenizer:
     """The tokenizer of a source, which also heeds the end tokens of its config. Raises UserError if it has none."""
-    config = source.config
-    ids = {"bos_token_id": config.bos_token_id, "eos_token_id": list(config.eos_token_ids)}
-    return Tokenizer.from_files({**source.side_files(), "config.json": json.dumps(ids).encode()}, source.label)
+    return Tokenizer.for_model(source.config, source.side_files(), source.label)
 
 
 def load_decoder(

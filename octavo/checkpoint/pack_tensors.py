@@ -1,13 +1,16 @@
 """What goes into a pack: a source's tensors quantised and interleaved, and the small fp32 ones."""
 
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from octavo.checkpoint.names import tensor_table
-from octavo.checkpoint.pack import PlannedMatrix
+from octavo.checkpoint.pack import Part, PlannedMatrix
 from octavo.checkpoint.quantized import read_quantized
 from octavo.checkpoint.source import Source
 from octavo.config import Bits
@@ -28,10 +31,15 @@ def packed_matrix(source: Source, matrix: PlannedMatrix, bits: Bits) -> NDArray[
     """The bytes of a planned matrix. Raises UserError as reading the source does."""
     rows = matrix.count * -(-matrix.rows // UNIT) * UNIT
     packed = np.empty(library().packed_bytes(rows, matrix.cols, bits), np.uint8)
-    for part in matrix.parts:
+
+    def put(part: Part) -> None:
         quantized = read_quantized(source, part.name, bits)
         qweight, scales = quantized.qweight.numpy(), quantized.scales.numpy()
         library().pack(packed, qweight, scales, matrix.cols, part.first, part.step)
+
+    # a thread a core, each with torch on that core alone: quantising works on pieces too small for torch's own threads
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), initializer=torch.set_num_threads, initargs=(1,)) as workers:
+        list(workers.map(put, matrix.parts))
     return packed
 
 

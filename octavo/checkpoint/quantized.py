@@ -6,9 +6,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from octavo.checkpoint.json_files import read_json
 from octavo.checkpoint.names import TensorEntry, is_quantized_name, tensor_table
 from octavo.checkpoint.safetensors_folder import Place, SafetensorsFolder
-from octavo.checkpoint.shards import DTYPES, StoredTensor, find_shards, read_headers, read_json
+from octavo.checkpoint.shards import DTYPES, StoredTensor, find_shards, read_headers
 from octavo.checkpoint.source import Source
 from octavo.config import Bits, from_hf, quantization_bits
 from octavo.errors import UserError

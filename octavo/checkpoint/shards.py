@@ -1,14 +1,14 @@
 """Safetensors files of a folder, whatever their tensors are called: index, headers, reading a part."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from octavo.checkpoint.json_files import read_json
 from octavo.checkpoint.names import Index
 from octavo.errors import UserError
 
@@ -29,18 +29,6 @@ class Shards(NamedTuple):
     names: list[str]
     index_name: str
     weight_map: Mapping[str, str]
-
-
-def read_json(path: Path) -> Any:
-    """The JSON in a file. Raises UserError naming the file when it is missing or damaged."""
-    try:
-        return json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{path.parent}: {path.name} is missing; is this a model folder?") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check what it is and its permissions") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: damaged JSON ({error}); download or convert it again") from None
 
 
 def read_part(path: Path, stored: str, index: Index = ()) -> Tensor:

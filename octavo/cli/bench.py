@@ -14,7 +14,7 @@ def run(
         str | None,
         typer.Argument(help="A folder, GGUF file, hub name or the shape mixtral-8x0.5b [default: quickstart's]."),
     ] = None,
-    quant: Annotated[str, typer.Option(help="The form of the weights: fp32, int8 or int4.")] = "fp32",
+    quant: Annotated[str, typer.Option(help="The form of the weights: int4, int8, or fp32 in torch.")] = "int4",
     peer: Annotated[list[str] | None, typer.Option(help="llama.cpp or transformers; may be repeated.")] = None,
     metrics: Annotated[str | None, typer.Option(help="A list such as prefill_512,decode_8@4096.")] = None,
     rounds: Annotated[int, typer.Option(help="How often each metric is measured.", min=1)] = 3,

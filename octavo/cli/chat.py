@@ -12,6 +12,7 @@ from octavo.cli.terminal import (
     Dtype,
     MaxNewTokens,
     Model,
+    Quant,
     Seed,
     Temperature,
     TopK,
@@ -35,6 +36,7 @@ def run(
     top_p: TopP = 0.95,
     seed: Seed = None,
     context: Context = 8192,
+    quant: Quant = None,
     device: Device = "cpu",
     dtype: Dtype = None,
 ) -> None:
@@ -43,10 +45,7 @@ def run(
     Example: octavo chat ./SmolLM2-8x135M-Instruct --system "You are brief."
     """
     params = SamplingParams(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-    decoder, tokenizer = load_model(model, device, dtype)
-    from octavo.engine.generate import Generator
-
-    generator = Generator.for_decoder(decoder, tokenizer, context)
+    generator = load_model(model, quant, device, dtype).generator(context)
     opening: list[Message] = [{"role": "system", "content": system}] if system else []
     messages = list(opening)
     say("Ctrl-C stops an answer, Ctrl-D or /exit leaves, /new starts over.")

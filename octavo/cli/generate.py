@@ -10,6 +10,7 @@ from octavo.cli.terminal import (
     Dtype,
     MaxNewTokens,
     Model,
+    Quant,
     Seed,
     Stop,
     Temperature,
@@ -30,6 +31,7 @@ def run(
     top_p: TopP = 1.0,
     seed: Seed = None,
     stop: Stop = None,
+    quant: Quant = None,
     device: Device = "cpu",
     dtype: Dtype = None,
 ) -> None:
@@ -45,12 +47,12 @@ def run(
         seed=seed,
         stop=tuple(stop or ()),
     )
-    decoder, tokenizer = load_model(model, device, dtype)
-    from octavo.engine.generate import Generator, Prompt, encode_prompt
+    opened = load_model(model, quant, device, dtype)
+    from octavo.engine.generate import Prompt, encode_prompt
 
     request: Prompt = [{"role": "user", "content": prompt}] if chat else prompt
-    context = len(encode_prompt(tokenizer, request)) + max_new_tokens
-    for piece in Generator.for_decoder(decoder, tokenizer, context).stream(request, params):
+    context = len(encode_prompt(opened.tokenizer, request)) + max_new_tokens
+    for piece in opened.generator(context).stream(request, params):
         sys.stdout.write(piece.text)
         sys.stdout.flush()
     sys.stdout.write("\n")

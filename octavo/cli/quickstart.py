@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from octavo.cli.serve import Host, Port, serve_model
-from octavo.cli.terminal import Device, Dtype, load_model, progress_bar, say
+from octavo.cli.terminal import Device, Dtype, Quant, load_model, progress_bar, say
 
 
 def run(
@@ -18,6 +18,7 @@ def run(
     ] = None,
     host: Host = "127.0.0.1",
     port: Port = 8000,
+    quant: Quant = None,
     device: Device = "cpu",
     dtype: Dtype = None,
 ) -> None:
@@ -29,14 +30,12 @@ def run(
     from octavo.serve.server import listen
 
     listener = None if once is not None else listen(host, port)
-    model = None
     with progress_bar() as progress:
         folder, parent = prepare(from_, say, progress)
         if parent is not None:
-            model = check_answer(parent, folder, from_, say, progress)
-    if model is None or device != "cpu" or dtype is not None:
-        model = load_model(str(folder), device, dtype)
+            check_answer(parent, folder, from_, say, progress)
+    generator = load_model(str(folder), quant, device, dtype).generator()
     if listener is not None:
-        serve_model(*model, folder.name, listener)
+        serve_model(generator, folder.name, listener)
     elif once is not None:
-        print(answer(*model, once))
+        print(answer(generator, once))

@@ -5,13 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from octavo.cli.terminal import Context, Device, Dtype, Model, load_model, say
+from octavo.cli.terminal import Context, Device, Dtype, Model, Quant, load_model, say
 
 if TYPE_CHECKING:
     from socket import socket
 
-    from octavo.data.tokenizer import Tokenizer
-    from octavo.models.decoder import Decoder
+    from octavo.engine.generate import Generator
 
 Host = Annotated[str, typer.Option(help="Address to listen on; only this machine's own, until there are keys.")]
 Port = Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535)]
@@ -23,6 +22,7 @@ def run(
     port: Port = 8000,
     name: Annotated[str | None, typer.Option(help="Name in the API [default: the folder's].")] = None,
     context: Context = 8192,
+    quant: Quant = None,
     device: Device = "cpu",
     dtype: Dtype = None,
 ) -> None:
@@ -33,12 +33,11 @@ def run(
     from octavo.serve.server import listen
 
     listener = listen(host, port)
-    serve_model(*load_model(model, device, dtype), name or Path(model).name, listener, context)
+    serve_model(load_model(model, quant, device, dtype).generator(context), name or Path(model).name, listener)
 
 
-def serve_model(decoder: "Decoder", tokenizer: "Tokenizer", name: str, listener: "socket", context: int = 8192) -> None:
+def serve_model(generator: "Generator", name: str, listener: "socket") -> None:
     """Serve until interrupted; prints the chat page's address and a curl line once it listens."""
-    from octavo.engine.generate import Generator
     from octavo.serve.server import run as run_server
 
     def announce(url: str) -> None:
@@ -47,4 +46,4 @@ def serve_model(decoder: "Decoder", tokenizer: "Tokenizer", name: str, listener:
         say(f"  chat page   {url}/")
         say(f"  try         curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'\n")
 
-    run_server(Generator.for_decoder(decoder, tokenizer, context), name, listener, on_ready=announce)
+    run_server(generator, name, listener, on_ready=announce)

@@ -15,12 +15,16 @@ if TYPE_CHECKING:
     import torch
 
     from octavo.config import Bits
-    from octavo.data.tokenizer import Tokenizer
-    from octavo.models.decoder import Decoder
+    from octavo.engine.open import OpenModel
 
 Model = Annotated[str, typer.Argument(help="A model folder, a GGUF file or a hub name (owner/name).")]
 Device = Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1, mps.")]
-Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16 [default: fp32 on cpu, bf16 on GPU].")]
+Dtype = Annotated[
+    str | None, typer.Option(help="Compute in torch: float32, bfloat16, float16 [default on a GPU: bf16].")
+]
+Quant = Annotated[
+    str | None, typer.Option(help="On a CPU: int4 or int8 [default: as stored, int8 where it is not quantised].")
+]
 Context = Annotated[int, typer.Option(help="Most tokens of prompt and answer together.", min=1)]
 MaxNewTokens = Annotated[int, typer.Option(help="Most tokens to generate.")]
 Temperature = Annotated[float, typer.Option(help="0 is greedy.")]
@@ -54,11 +58,11 @@ def progress_bar(per_second: float = 10) -> Iterator[Progress]:
 
 def parse_dtype(name: str | None) -> "torch.dtype | None":
     """The torch dtype of an option's value. Raises UsageError for one we do not store."""
+    if name is None:
+        return None
     import torch
 
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if name is None:
-        return None
     if name not in known:
         raise UsageError(f"--dtype is {name!r}: choose one of {', '.join(known)}")
     return known[name]
@@ -76,19 +80,32 @@ def parse_quant(name: str | None, dtype: str | None) -> "Bits | None":
     return known[name]
 
 
-def load_model(model: str, device: str, dtype: str | None) -> "tuple[Decoder, Tokenizer]":
-    """`octavo.load` with a progress bar. Raises UsageError for a device torch does not have."""
-    import torch
+def load_model(model: str, quant: str | None, device: str, dtype: str | None) -> "OpenModel":
+    """`engine.open.open_model` with a progress bar, and a line that says how the model runs.
 
-    from octavo.checkpoint.load import load
+    Raises UsageError for a device torch does not have, and for options that exclude each other.
+    """
+    from octavo.engine.open import open_model
+
+    bits = parse_quant(quant, dtype)
+    if bits and device != "cpu":
+        raise UsageError(f"--quant {quant} runs on the CPU core: leave out --device {device}, or --quant")
+    if device != "cpu":
+        _check_device(device)
+    with progress_bar() as progress:
+        opened = open_model(model, bits, device, parse_dtype(dtype), progress)
+    say(f"{opened.how}")
+    return opened
+
+
+def _check_device(device: str) -> None:
+    import torch
 
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"--device is {device!r}: torch cannot use it here ({reason})") from None
-    with progress_bar() as progress:
-        return load(model, device, parse_dtype(dtype), progress)
 
 
 def report(line: str, figures: Mapping[str, Any], as_json: bool) -> None:

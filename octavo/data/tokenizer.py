@@ -17,6 +17,7 @@ from typing import Any
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
+from octavo.config import ModelConfig
 from octavo.data.chat_content import ContentForms
 from octavo.data.chat_template import ChatTemplate
 from octavo.errors import UserError
@@ -74,6 +75,12 @@ class Tokenizer:
             backend = Backend.from_buffer(files[TOKENIZER])
         settings = _settings(files, label)
         return cls(backend, settings, _template_source(files, settings, label), label)
+
+    @classmethod
+    def for_model(cls, config: ModelConfig, files: Mapping[str, bytes], label: str) -> "Tokenizer":
+        """`from_files`, heeding the begin and end tokens that a model's config names beside the files' own."""
+        ids = {"bos_token_id": config.bos_token_id, "eos_token_id": list(config.eos_token_ids)}
+        return cls.from_files({**files, CONFIG: json.dumps(ids).encode()}, label)
 
     @cached_property
     def chat_template(self) -> ChatTemplate | None:

@@ -5,19 +5,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from octavo.config import SamplingParams
+from octavo.config import ModelConfig, SamplingParams
 from octavo.data.stop import StopStrings
 from octavo.data.tokenizer import Tokenizer
 from octavo.engine.runner import PAGE_TOKENS, Runner, StepBatch
 from octavo.engine.sampler import Sampler
-from octavo.engine.torch_runner import TorchRunner
 from octavo.errors import UserError
-from octavo.models.decoder import Decoder
+
+if TYPE_CHECKING:
+    from octavo.models.decoder import Decoder
 
 DEFAULT_CONTEXT = 8192  # tokens of key/value memory when nobody says otherwise
 STATE_SLOTS = (
@@ -61,10 +62,11 @@ class Generator:
         self._stepping = threading.Lock()
 
     @classmethod
-    def for_decoder(cls, decoder: Decoder, tokenizer: Tokenizer, context: int = DEFAULT_CONTEXT) -> "Generator":
+    def for_decoder(cls, decoder: "Decoder", tokenizer: Tokenizer, context: int = DEFAULT_CONTEXT) -> "Generator":
         """A generator on the torch runner with room for `context` tokens, or fewer if the model ends earlier."""
-        tokens = min(context, decoder.config.max_positions)
-        return cls(TorchRunner(decoder, -(-tokens // PAGE_TOKENS), STATE_SLOTS), tokenizer)
+        from octavo.engine.torch_runner import TorchRunner
+
+        return cls(TorchRunner(decoder, pages_for(context, decoder.config), STATE_SLOTS), tokenizer)
 
     @property
     def context(self) -> int:
@@ -193,6 +195,11 @@ class _Memory:
     slot: int
 
 
+def pages_for(context: int, config: ModelConfig) -> int:
+    """Pages that hold `context` tokens, or as many as the model can have."""
+    return -(-min(context, config.max_positions) // PAGE_TOKENS)
+
+
 def encode_prompt(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
     """Token ids of raw text, of chat messages through the template, or as given."""
     if isinstance(prompt, str):
@@ -206,7 +213,7 @@ def encode_prompt(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
     return tokenizer.encode_chat(messages)
 
 
-def generate(model: Decoder, tokenizer: Tokenizer, prompt: Prompt, **params: Any) -> str:
+def generate(model: "Decoder", tokenizer: Tokenizer, prompt: Prompt, **params: Any) -> str:
     """The answer to raw text, to chat messages ({"role", "content"}) or to token ids, as text.
 
     Keyword arguments are those of `SamplingParams` (max_new_tokens, temperature, top_k, top_p, seed, stop). Raises

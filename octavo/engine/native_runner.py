@@ -22,12 +22,12 @@ class NativeRunner:
     """`Runner` on a pack. The same request gives the same bits alone, in any batch, in any chunking, on any number of
     threads.
 
-    Keys and values are fp32, or int8 with a scale for each token and head, quantised before anything reads them; their
+    Keys and values are int8 with a scale for each token and head, quantised before anything reads them, or fp32; their
     pages lie as native/src/octavo.h says. States: fp32 [lightning layer][slot][H][D][D].
     """
 
     def __init__(
-        self, pack: Pack, num_pages: int, num_slots: int = 1, threads: int | None = None, kv: KeyValues = "float32"
+        self, pack: Pack, num_pages: int, num_slots: int = 1, threads: int | None = None, kv: KeyValues = "int8"
     ) -> None:
         self.pack, self.config, self.num_pages = pack, pack.config, num_pages
         self.num_slots = num_slots if self.config.lightning_layers else 0
@@ -40,6 +40,11 @@ class NativeRunner:
         self._library = library()
         self._handle = self._library.open(self._model, self._memory, self.threads)
         weakref.finalize(self, self._library.close, self._handle)
+
+    @property
+    def key_value_bytes(self) -> float:
+        """Bytes that a number of a key or value takes, its share of a scale included."""
+        return 4.0 if "key_scales" not in self._arrays else 1 + 4 / self.config.head_dim
 
     def step(self, batch: StepBatch) -> StepResult:
         """Run the batch; see `Runner.step`. Raises ValueError for a batch that contradicts itself or its slots."""

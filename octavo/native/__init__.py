@@ -1,5 +1,4 @@
-"""The CPU core: kernels for quantised weights in C++17 (src/), their build, and the ctypes binding. No torch."""
+"""The CPU core: kernels for quantised weights in C++17 (src/), their build, and the ctypes binding. No torch.
 
-from octavo.native.library import Library, NativeUnavailable, library
-
-__all__ = ["Library", "NativeUnavailable", "library"]
+Imports nothing: `python -m octavo.native.build` must find its own module unimported, and needs no numpy.
+"""

@@ -4,6 +4,7 @@ ctypes lets go of the GIL for the length of each call.
 """
 
 import ctypes
+import os
 from collections.abc import Sequence
 from ctypes import POINTER, c_char_p, c_double, c_float, c_int32, c_int64, c_uint32, c_void_p
 from functools import cache
@@ -12,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from octavo.native.build import LIBRARY, source_hash
+from octavo.errors import UserError
+from octavo.native.build import LIBRARY, REMEDY, is_current
 
 GROUP = 32  # weights, or activations, that share a scale
 UNIT = 32  # rows of a packed matrix that lie together
@@ -197,15 +199,18 @@ def _contiguous(*arrays: NDArray[np.generic]) -> None:
 
 @cache
 def library() -> Library:
-    """The compiled core that was installed with octavo. Raises NativeUnavailable where there is none."""
+    """The compiled core that was installed with octavo.
+
+    Raises NativeUnavailable where there is none, UserError where OCTAVO_ISA asks for kernels that cannot run here.
+    """
     if not LIBRARY.exists():
-        raise NativeUnavailable(
-            "octavo's CPU core was not built: install a C++ compiler (or `pip install ziglang`), "
-            "then run `python -m octavo.native.build`"
-        )
-    loaded = Library(LIBRARY)
-    if loaded._c.octavo_source_hash().decode() != source_hash():
+        raise NativeUnavailable(f"octavo's CPU core was not built: {REMEDY}")
+    if not is_current(LIBRARY):
         raise NativeUnavailable(f"{LIBRARY}: was built from other sources; run `python -m octavo.native.build`")
+    loaded = Library(LIBRARY)
+    asked = os.environ.get("OCTAVO_ISA")
+    if asked and asked not in loaded.isas:
+        raise UserError(f"OCTAVO_ISA is {asked!r}; this machine has {', '.join(loaded.isas)}: choose one, or unset it")
     return loaded
 
 

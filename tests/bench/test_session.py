@@ -38,12 +38,12 @@ def test_bench_beside_a_peer(tiny_moe_folder, fake, capsys, monkeypatch, tmp_pat
     status, out, _ = octavo(capsys, tiny_moe_folder, *what, "--json", *files)
     found = json.loads(out)
     assert status == 0 and found["machine"] == {"read_gb_s": 10, "sgemm_gflops": 50, "cores": 2}
-    assert (found["quant"], found["threads"], found["rounds"], found["model"]) == ("fp32", 1, 2, "tiny")
+    assert (found["quant"], found["threads"], found["rounds"], found["model"]) == ("int4", 1, 2, "tiny")
     for name in ("prefill_40", "decode_2"):
         assert found["ours"][name] > 0 and found["peers"]["llama.cpp"][name] == pytest.approx(5)
         assert found["ratio"]["llama.cpp"][name] == pytest.approx(found["ours"][name] / 5)
         assert found["ours"]["bytes"][name] > 0 and found["ours"]["share"][name] > 0
-    assert "# tiny, fp32" in (tmp_path / "page.md").read_text() and (tmp_path / "bars.png").stat().st_size > 1000
+    assert "# tiny, int4" in (tmp_path / "page.md").read_text() and (tmp_path / "bars.png").stat().st_size > 1000
 
 
 def test_what_was_measured_is_shown_before_a_peers_failure(tiny_moe_folder, fake, capsys, monkeypatch) -> None:
@@ -60,7 +60,6 @@ def test_what_was_measured_is_shown_before_a_peers_failure(tiny_moe_folder, fake
     [
         (["--metrics", "decode_x"], 2, "decode_x"),
         (["--quant", "int3"], 2, "fp32, int8, int4"),
-        (["--quant", "int4"], 1, "fp32 only"),
         (["--peer", "vllm"], 2, "llama.cpp, transformers"),
         (["--peer", "transformers", "--peer", "transformers"], 2, "twice"),
         (["--peer", "llama.cpp", "--peer-python", "/nonexistent"], 1, "pip install llama-cpp-python"),

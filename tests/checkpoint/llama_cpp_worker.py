@@ -2,7 +2,8 @@
 
 JSON in: {"path", "texts", "prompts", "count"}. JSON out: {"ids": the ids of each text, special tokens parsed, with what
 the file says to put around it; "answers": per prompt (a list of ids) the next `count` ids, greedily; "margins": how far
-the best logit was above the second each time; "logits": those behind each prompt}.
+the best logit was above the second each time; "logits": those behind each prompt}. With "quantize": {"out", "type"},
+only llama.cpp's own quantisation of the file at "path" is written.
 """
 
 import json
@@ -30,9 +31,20 @@ def answer(model: Any, prompt: list[int], count: int) -> dict[str, Any]:
     return {"ids": ids, "margins": margins, "logits": first}
 
 
+def quantize(path: str, out: str, file_type: int) -> None:
+    """llama.cpp's quantisation, with every matrix in the one type (`pure`)."""
+    wanted = llama_cpp.llama_model_quantize_default_params()
+    wanted.ftype, wanted.pure, wanted.nthread = file_type, True, 1
+    if llama_cpp.llama_model_quantize(path.encode(), out.encode(), wanted):
+        sys.exit("llama.cpp could not quantise the file")
+
+
 def main() -> None:
     """One request from standard input, its answer to standard output."""
     ask = json.load(sys.stdin)
+    if "quantize" in ask:
+        quantize(ask["path"], ask["quantize"]["out"], ask["quantize"]["type"])
+        return
     # keys and values in fp32, as octavo has them: fp16, the default, moves logits as much as fp16 weights do
     model = llama_cpp.Llama(ask["path"], n_ctx=512, n_threads=1, n_threads_batch=1, type_k=F32, type_v=F32,
                             flash_attn=False, verbose=False)  # fmt: skip

@@ -52,6 +52,20 @@ def edited(files: dict[str, bytes], change: Any) -> dict[str, bytes]:
     return files | {"tokenizer.json": json.dumps(content).encode()}
 
 
+def write_pieces(path: Path, ties: int = 1, **keys: Any) -> Path:
+    """`write_sentencepiece` without the pieces that llama.cpp cannot hold."""
+    tokens = GGUFFile(write_sentencepiece(path, ties)).fields["tokenizer.ggml.tokens"]
+    return write_sentencepiece(path, ties, tokens=[token.replace("\0", "\x0e") for token in tokens], **keys)
+
+
+def llama_2(files: dict[str, bytes], space: bool = True) -> dict[str, bytes]:
+    """The files with the space in front put there by a normalizer, as older tokenizers do."""
+    steps = [{"type": "Prepend", "prepend": "▁"}] * space
+    steps += [{"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]
+    sequence = {"type": "Sequence", "normalizers": steps}
+    return edited(files, lambda content: content.update(normalizer=sequence, pre_tokenizer=None))
+
+
 def rewritten(path: Path, source: Vocabulary) -> tuple[dict[str, Any], Tokenizer]:
     """The fields of a GGUF file with this vocabulary, and the tokenizer read back from it."""
     fields = {"general.architecture": "llama", "llama.context_length": 9, "llama.vocab_size": source.config.vocab_size}
@@ -83,11 +97,12 @@ def test_byte_level(tmp_path: Path, pre: str) -> None:
 
 @pytest.mark.parametrize("ties", [1, 7])
 @pytest.mark.parametrize("space", [True, False])
-def test_sentencepiece(tmp_path: Path, ties: int, space: bool) -> None:
-    path = write_sentencepiece(tmp_path / "a.gguf", ties, add_space_prefix=space)
+def test_sentencepiece(tmp_path: Path, caplog: pytest.LogCaptureFixture, ties: int, space: bool) -> None:
+    path = write_pieces(tmp_path / "a.gguf", ties, add_space_prefix=space)
     files = tokenizer_files(GGUFFile(path))
     fields, theirs = rewritten(tmp_path / "b.gguf", Vocabulary(files))
     assert_equal(Tokenizer.from_files(files, ""), theirs)
+    assert ("a space behind every special token" in caplog.text) is space
     first = GGUFFile(path).fields
     for name in ("tokens", "token_type", "add_space_prefix", "model", "unknown_token_id"):
         assert fields[f"tokenizer.ggml.{name}"] == first[f"tokenizer.ggml.{name}"], name
@@ -95,11 +110,9 @@ def test_sentencepiece(tmp_path: Path, ties: int, space: bool) -> None:
 
 def test_normalizer_of_llama_2(tmp_path: Path) -> None:
     """The older spelling of the space in front; the newer one differs behind special tokens and before spaces."""
-    files = tokenizer_files(GGUFFile(write_sentencepiece(tmp_path / "a.gguf")))
-    replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
-    for steps, space in (([{"type": "Prepend", "prepend": "▁"}, replace], True), ([replace], False)):
-        sequence = {"type": "Sequence", "normalizers": steps}
-        older = edited(files, lambda c, s=sequence: c.update(normalizer=s, pre_tokenizer=None))
+    files = tokenizer_files(GGUFFile(write_pieces(tmp_path / "a.gguf")))
+    for space in (True, False):
+        older = llama_2(files, space)
         fields, theirs = rewritten(tmp_path / "b.gguf", Vocabulary(older))
         assert fields["tokenizer.ggml.add_space_prefix"] is space
         ours, plain = Tokenizer.from_files(older, ""), [text for text in TEXTS if "<" not in text and text[:1] != " "]
@@ -210,14 +223,14 @@ def test_unknown_rules_are_refused(change: Any, message: str) -> None:
     ],
 )
 def test_unknown_spaces_are_refused(tmp_path: Path, change: dict[str, Any]) -> None:
-    files = tokenizer_files(GGUFFile(write_sentencepiece(tmp_path / "a.gguf")))
+    files = tokenizer_files(GGUFFile(write_pieces(tmp_path / "a.gguf")))
     with pytest.raises(UserError, match="normalizer and pre_tokenizer in tokenizer.json"):
         vocabulary_fields(Vocabulary(edited(files, lambda content: content.update(change))))
 
 
 def test_merges_that_no_scores_give(tmp_path: Path) -> None:
     """Not every cut of a piece, as a training of merges leaves them; or all, but another piece's between them."""
-    files = tokenizer_files(GGUFFile(write_sentencepiece(tmp_path / "a.gguf")))
+    files = tokenizer_files(GGUFFile(write_pieces(tmp_path / "a.gguf")))
     merges = json.loads(files["tokenizer.json"])["model"]["merges"]
     place = next(i for i, (a, b) in enumerate(zip(merges, merges[1:], strict=False)) if "".join(a) == "".join(b))
 
@@ -227,6 +240,13 @@ def test_merges_that_no_scores_give(tmp_path: Path) -> None:
     for change in (apart, lambda content: content["model"]["merges"].pop(place)):
         with pytest.raises(UserError, match="are not SentencePiece's"):
             vocabulary_fields(Vocabulary(edited(files, change)))
+
+
+def test_a_nul_in_a_token_is_refused(tmp_path: Path) -> None:
+    """llama.cpp aborts on such a file: to it the piece ends there, and is one that it has already."""
+    files = tokenizer_files(GGUFFile(write_sentencepiece(tmp_path / "a.gguf")))
+    with pytest.raises(UserError, match="has a NUL"):
+        vocabulary_fields(Vocabulary(files))
 
 
 def test_other_surroundings_are_refused() -> None:

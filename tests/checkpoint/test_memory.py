@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from octavo.checkpoint.convert import convert
 from octavo.checkpoint.folder import FolderSource
+from octavo.checkpoint.gguf_convert import convert_to_gguf
 from octavo.checkpoint.names import tensor_table
 from octavo.checkpoint.upcycle import UpcycleOptions, upcycle
 from octavo.config import LayerSpec, ModelConfig, RopeConfig
@@ -31,6 +32,7 @@ class Zeros:
 
 convert(Zeros(), folder / "dense")
 upcycle(FolderSource(folder / "dense"), folder / "mixture", UpcycleOptions(experts=experts, top_k=1))
+convert_to_gguf(FolderSource(folder / "mixture"), folder / "mixture.gguf", "q8_0")
 # not ru_maxrss: that one starts at the resident size of the process that forked this one
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """

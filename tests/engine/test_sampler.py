@@ -75,3 +75,20 @@ def test_logits_that_are_not_numbers_are_an_error_not_a_token() -> None:
 def test_impossible_parameters_are_refused(changes) -> None:
     with pytest.raises(UsageError, match=next(iter(changes)) if "stop" not in changes else "stop"):
         SamplingParams(**changes)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"top_p": 0.9}, {"top_p": 0.999}, {"top_k": 40}, {"top_k": 4000, "top_p": 0.97}]
+)
+@pytest.mark.parametrize("spread", [0.1, 3.0, 40.0])
+def test_drawing_from_the_likely_ones_is_drawing_from_all(changes, spread) -> None:
+    """`choose` looks at a part of the vocabulary; by definition it inverts the distribution over all candidates."""
+    random = np.random.default_rng(0)
+    params = SamplingParams(temperature=0.8, seed=3, **changes)
+    sampler, draws = Sampler(params), np.random.Generator(np.random.PCG64(3))
+    for _ in range(30):
+        logits = (random.standard_normal(5000) * spread).astype(np.float32).round(2)  # with ties
+        ids, probabilities = candidates(logits, params)
+        cumulative = probabilities.cumsum()
+        at = np.searchsorted(cumulative, draws.random() * cumulative[-1], side="right")
+        assert sampler.choose(logits) == ids[min(at, len(ids) - 1)]

@@ -12,22 +12,27 @@ from octavo.bench.bounds import WEIGHT_BYTES
 from octavo.bench.measure import SyntheticRunner, measure
 from octavo.bench.metrics import CHUNK, parse_metric
 from octavo.bench.workers.protocol import serve
+from octavo.checkpoint.pack_cache import open_pack
+from octavo.config import Bits
+from octavo.engine.native_runner import NativeRunner
 
-KEY_VALUE_BYTES = 4.0  # keys and values are fp32
-QUANTS = ("fp32",)  # forms of the weights that `load_runner` can run
+TORCH_KEY_VALUE_BYTES = 4.0  # fp32
+QUANTS: dict[str, Bits | None] = {"fp32": None, "int8": 8, "int4": 4}  # bits of the weights; fp32 runs in torch
 
 
 def load_runner(model: str, quant: str, num_pages: int, num_slots: int, threads: int) -> SyntheticRunner:
     """The model on octavo's fastest runner for the CPU, with its weights as `quant`. Raises UserError if it cannot."""
-    import torch
+    bits = QUANTS[quant]
+    if bits is None:
+        import torch
 
-    from octavo.checkpoint.load import load_decoder
-    from octavo.checkpoint.source import open_source
-    from octavo.engine.torch_runner import TorchRunner
+        from octavo.checkpoint.load import load_decoder
+        from octavo.checkpoint.source import open_source
+        from octavo.engine.torch_runner import TorchRunner
 
-    assert quant in QUANTS
-    torch.set_num_threads(threads)
-    return TorchRunner(load_decoder(open_source(model)), num_pages, num_slots)
+        torch.set_num_threads(threads)
+        return TorchRunner(load_decoder(open_source(model)), num_pages, num_slots)
+    return NativeRunner(open_pack(model, bits), num_pages, num_slots, threads)
 
 
 def main(model: str, quant: str, pages: str, slots: str, threads: str) -> int:
@@ -37,8 +42,12 @@ def main(model: str, quant: str, pages: str, slots: str, threads: str) -> int:
         runner = load_runner(model, quant, int(pages), int(slots), int(threads))
         for name in (f"prefill_{CHUNK}", "decode_1"):
             measure(runner, parse_metric(name), steps=1)
-        about = {"version": f"octavo {__version__}", "runner": type(runner).__name__,
-                 "weight_bytes": WEIGHT_BYTES[quant], "key_value_bytes": KEY_VALUE_BYTES}  # fmt: skip
+        about = {
+            "version": f"octavo {__version__}",
+            "runner": type(runner).__name__,
+            "weight_bytes": WEIGHT_BYTES[quant],
+            "key_value_bytes": getattr(runner, "key_value_bytes", TORCH_KEY_VALUE_BYTES),
+        }
         return about, lambda request: asdict(measure(runner, parse_metric(request["metric"]), request["steps"]))
 
     return serve(load)

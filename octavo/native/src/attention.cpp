@@ -99,7 +99,8 @@ void Runner::store_token(int64_t page, int64_t token, const float *key, const fl
 KvPage Runner::page_at(int64_t page) const {
     const int64_t keys = page * model_.head_dim * OCT_PAGE, values = page * OCT_PAGE * padded(model_.head_dim);
     if (!memory_.key_scales)
-        return {static_cast<float *>(memory_.keys) + keys, static_cast<float *>(memory_.values) + values, nullptr, nullptr};
+        return {static_cast<float *>(memory_.keys) + keys, static_cast<float *>(memory_.values) + values,
+                nullptr, nullptr};
     return {static_cast<int8_t *>(memory_.keys) + keys, static_cast<int8_t *>(memory_.values) + values,
             memory_.key_scales + page * OCT_PAGE, memory_.value_scales + page * OCT_PAGE};
 }

@@ -4,7 +4,7 @@
 // ascending order, whatever the number of queries that share the loads.
 
 constexpr int TOKEN_VECTORS = OCT_PAGE / LANES;
-constexpr int TOGETHER = LANES == 16 ? 4 : 2;   // queries that fit the registers
+constexpr int TOGETHER = LANES == 16 ? 6 : 3;   // queries that fit the registers
 
 template <class T, int Q>
 static inline void scores(const KvPage &page, const float *const *queries, int64_t head_dim, float (*out)[OCT_PAGE]) {
@@ -76,13 +76,22 @@ static inline void attend_some(const KvPage &page, int first, int last, const fl
         add_values<T, Q, 1>(page, weights, first, last, width, column, into);
 }
 
+template <class T, int Q>
+static inline void attend_rest(const KvPage &page, int first, int last, const float *const *queries, int count,
+                               int64_t head_dim, Softmax *into) {
+    if constexpr (Q > 0) {
+        if (count == Q) attend_some<T, Q>(page, first, last, queries, head_dim, into);
+        else attend_rest<T, Q - 1>(page, first, last, queries, count, head_dim, into);
+    }
+}
+
 template <class T>
 static void attend(const KvPage &page, int first, int last, const float *const *queries, int count, int64_t head_dim,
                    Softmax *into) {
     int i = 0;
     for (; i + TOGETHER <= count; i += TOGETHER)
         attend_some<T, TOGETHER>(page, first, last, queries + i, head_dim, into + i);
-    for (; i < count; i++) attend_some<T, 1>(page, first, last, queries + i, head_dim, into + i);
+    attend_rest<T, TOGETHER - 1>(page, first, last, queries + i, count - i, head_dim, into + i);
 }
 
 // Join the softmax over later tokens to that over earlier ones.

@@ -1,5 +1,5 @@
 // Kernels for x86-64 with AVX2, FMA and F16C (2013 and later). Compiled with those flags: nothing here may run, and no
-// inline function of the standard library may be instantiated, before cpu.cpp has seen that the machine has them.
+// inline function of the standard library may be instantiated, before machine.cpp has seen that the machine has them.
 #if defined(__x86_64__)
 #include "kernels.h"
 #include "pack.h"
@@ -17,6 +17,9 @@ using Bytes = __m256i;
 
 static inline vf fma(vf a, vf b, vf c) { return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
 
+static inline vf load(const int8_t *p) {
+    return (vf)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+}
 static inline vf load_halves(const uint16_t *p) {
     return (vf)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
 }
@@ -52,9 +55,7 @@ static inline vi dot_int8(const Bytes *w, const int8_t *x, int32_t) {
     return (vi)dots;
 }
 
-static bool supported() {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-}
+static constexpr bool (*supported)() = has_avx2;
 
 #include "kernels.inl"
 

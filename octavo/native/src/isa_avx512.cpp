@@ -4,7 +4,16 @@
 #include "pack.h"
 #include <cmath>
 #include <cstring>
+
+
+#if defined(__clang__)
 #include <immintrin.h>
+#else
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"   // of gcc 12 on its own _mm512_cvtph_ps
+#include <immintrin.h>
+#pragma GCC diagnostic pop
+#endif
 
 namespace octavo {
 namespace avx512_isa {
@@ -16,6 +25,9 @@ using Bytes = __m512i;
 
 static inline vf fma(vf a, vf b, vf c) { return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
 
+static inline vf load(const int8_t *p) {
+    return (vf)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
 static inline vf load_halves(const uint16_t *p) {
     return (vf)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
 }
@@ -41,11 +53,7 @@ static inline vi dot(const Bytes *w, const int8_t *x, int32_t start) {
 static inline vi dot_int4(const Bytes *w, const int8_t *x, int32_t sum) { return dot(w, x, -8 * sum); }
 static inline vi dot_int8(const Bytes *w, const int8_t *x, int32_t sum) { return dot(w, x, -128 * sum); }
 
-static bool supported() {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512vnni");
-}
+static constexpr bool (*supported)() = has_avx512_vnni;
 
 #include "kernels.inl"
 

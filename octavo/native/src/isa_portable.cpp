@@ -28,6 +28,12 @@ static inline float half(uint16_t bits) {
     return out;
 }
 
+static inline vf load(const int8_t *p) {
+    vb v;
+    memcpy(&v, p, sizeof v);
+    return __builtin_convertvector(__builtin_convertvector(v, vi), vf);
+}
+
 static inline vf load_halves(const uint16_t *p) {
     vf out;
     for (int i = 0; i < LANES; i++) out[i] = half(p[i]);

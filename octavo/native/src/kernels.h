@@ -1,4 +1,4 @@
-// The table of single-threaded kernels. Each instruction set has one (isa_*.cpp); cpu.cpp picks.
+// The table of single-threaded kernels. Each instruction set has one (isa_*.cpp); machine.cpp picks.
 //
 // One arithmetic per row: what a kernel computes for a row never depends on the rows beside it, so a request gives the
 // same bits alone, in any batch and in any chunking.
@@ -54,8 +54,8 @@ struct Kernels {
                     Softmax *into);
     void (*merge)(const Softmax &later, int64_t width, Softmax *into);
 
-    // Lightning attention over `count` tokens of one head: S = decay S + k v^T, o = S^T q. Token i's q, k, v [width] lie
-    // at i * stride, its o at i * out_stride; state: [width, width], padded to whole registers.
+    // Lightning attention over `count` tokens of one head: S = decay S + k v^T, o = S^T q. Token i's q, k, v [width]
+    // lie at i * stride, its o at i * out_stride; state: [width, width], padded to whole registers.
     void (*lightning)(const float *q, const float *k, const float *v, int64_t stride, int64_t count, float decay,
                       int64_t width, float *state, float *out, int64_t out_stride);
 };
@@ -63,5 +63,7 @@ struct Kernels {
 extern const Kernels portable, avx2, avx512;
 
 const Kernels &kernels();   // those in use
+
+bool has_avx2(), has_avx512_vnni();   // can this machine run those kernels? x86-64 only
 
 }   // namespace octavo

@@ -7,7 +7,49 @@
 #include <string>
 #include <vector>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 namespace octavo {
+
+#if defined(__x86_64__)
+namespace {
+
+// What the processor has, where the system also saves those registers (XCR0); nothing otherwise.
+// Not __builtin_cpu_supports: in what zig builds it answers no to everything.
+struct Features {
+    uint32_t leaf1_ecx = 0, leaf7_ebx = 0, leaf7_ecx = 0, xcr0 = 0;
+
+    Features() {
+        uint32_t eax, ebx, ecx, edx;
+        if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !(ecx & bit_OSXSAVE)) return;
+        leaf1_ecx = ecx;
+        if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) leaf7_ebx = ebx, leaf7_ecx = ecx;
+        __asm__("xgetbv" : "=a"(xcr0), "=d"(edx) : "c"(0));
+    }
+};
+
+bool all_of(uint32_t bits, uint32_t wanted) { return (bits & wanted) == wanted; }
+
+const Features &features() {
+    static const Features found;
+    return found;
+}
+
+}   // namespace
+
+bool has_avx2() {
+    const Features &f = features();
+    return all_of(f.xcr0, 0x06) && all_of(f.leaf1_ecx, bit_FMA | bit_F16C) && all_of(f.leaf7_ebx, bit_AVX2);
+}
+
+bool has_avx512_vnni() {
+    const Features &f = features();
+    return has_avx2() && all_of(f.xcr0, 0xe6) && all_of(f.leaf7_ecx, bit_AVX512VNNI) &&
+           all_of(f.leaf7_ebx, bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL);
+}
+#endif
 
 namespace {
 

@@ -53,14 +53,22 @@ static inline void unit_times(const uint8_t *unit, const Activations &x, const i
         tile_times<BITS, M>(unit + tile * bytes, x, of, out + first * stride + tile * LANES, stride);
 }
 
+// The rows that are left, fewer than 8: together, so that the weights are unpacked only once more.
+template <int BITS, int M>
+static inline void rest_times(const uint8_t *unit, const Activations &x, const int32_t *rows, int64_t first,
+                              int64_t count, float *out, int64_t stride) {
+    if constexpr (M > 0) {
+        if (count == M) unit_times<BITS, M>(unit, x, rows, first, out, stride);
+        else rest_times<BITS, M - 1>(unit, x, rows, first, count, out, stride);
+    }
+}
+
 template <int BITS>
 static void matmul(const uint8_t *unit, const Activations &x, const int32_t *rows, int64_t count, float *out,
                    int64_t stride) {
     int64_t i = 0;
     for (; i + 8 <= count; i += 8) unit_times<BITS, 8>(unit, x, rows, i, out, stride);
-    if (count - i >= 4) unit_times<BITS, 4>(unit, x, rows, i, out, stride), i += 4;
-    if (count - i >= 2) unit_times<BITS, 2>(unit, x, rows, i, out, stride), i += 2;
-    if (count - i >= 1) unit_times<BITS, 1>(unit, x, rows, i, out, stride);
+    rest_times<BITS, 7>(unit, x, rows, i, count - i, out, stride);
 }
 
 // One row of a tile back to floats, as for an embedding.

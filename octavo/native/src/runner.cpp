@@ -23,7 +23,8 @@ void Runner::step(const OctBatch &batch) {
         else softmax_attention(layer);
         times(layer.attention_out, quantised_attended_.get(), rows_, update_.get(), model_.hidden);
         each_row([&](int64_t row) {
-            join(update_.get() + row * model_.hidden, layer.attention_alpha, layer.attention_beta, layer.post_norm, row);
+            join(update_.get() + row * model_.hidden, layer.attention_alpha, layer.attention_beta, layer.post_norm,
+                 row);
             norm_and_quantise(layer.mlp_norm, row);
             if (layer.experts) route(layer, row);
         });

@@ -10,11 +10,6 @@ static inline vf load(const float *p) {
     memcpy(&v, p, sizeof v);
     return v;
 }
-static inline vf load(const int8_t *p) {
-    vb v;
-    memcpy(&v, p, sizeof v);
-    return __builtin_convertvector(__builtin_convertvector(v, vi), vf);
-}
 static inline void store(float *p, vf v) { memcpy(p, &v, sizeof v); }
 static inline vf splat(float x) { return x - vf{}; }
 static inline vf to_float(vi v) { return __builtin_convertvector(v, vf); }

@@ -1,0 +1,112 @@
+"""Packs of models, kept under $OCTAVO_HOME/packs and made when they are missing, outdated or damaged.
+
+A pack is found by what its source looks like from outside: names, sizes and times of its files, and the headers of
+those that hold weights. So a warm start reads no weights but the pack's, and imports no torch.
+"""
+
+import hashlib
+from pathlib import Path
+
+from octavo.checkpoint.hub import download, is_hub_name
+from octavo.checkpoint.json_files import read_json
+from octavo.checkpoint.pack import VERSION, DamagedPack, Pack, write_pack
+from octavo.config import Bits, home, quantization_bits
+from octavo.errors import UserError
+from octavo.native.library import library
+from octavo.progress import Progress, silent
+
+DEFAULT_BITS: Bits = 8  # for weights that are not quantised yet
+_WEIGHTS = (".safetensors", ".gguf")
+_DESCRIBING = (".json", ".jinja", ".model", ".txt")  # a model card or a checksum more makes no other model
+_LONGEST_HEADER = 100 << 20  # bytes: safetensors' own limit
+_GGUF_START = 1 << 20  # bytes of a GGUF file that are looked at: most of its metadata
+
+
+def open_pack(model: str | Path, bits: Bits | None = None, progress: Progress = silent) -> Pack:
+    """The pack of a model folder, GGUF file or hub name; bits None means those it is stored in, else 8.
+
+    Raises UserError when the model cannot be read, or is quantised to other bits; NativeUnavailable without a CPU core.
+    """
+    path = locate(model)
+    bits = _bits(path, bits)
+    stem = (
+        f"{path.resolve().name.removesuffix('.gguf')}-{_digest(str(path.resolve()))[:8]}-int{bits}-x{library().lanes}"
+    )
+    pack = home() / "packs" / f"{stem}-{identity(path)[:16]}.pack"
+    if pack.exists():
+        try:
+            return Pack(pack)
+        except DamagedPack:
+            pack.unlink(missing_ok=True)
+    _make(path, bits, pack, progress)
+    for outdated in pack.parent.glob(f"{stem}-*.pack"):
+        if outdated != pack:
+            outdated.unlink(missing_ok=True)
+    return Pack(pack, verify=False)
+
+
+def _make(path: Path, bits: Bits, pack: Path, progress: Progress) -> None:
+    from octavo.checkpoint.source import open_source
+
+    write_pack(open_source(path), bits, pack, progress)
+
+
+def locate(model: str | Path) -> Path:
+    """The folder or file behind a path or hub name. Raises UserError, as `open_source` does, where there is none."""
+    path = Path(model).expanduser()
+    if path.exists():
+        return path
+    if is_hub_name(str(model)):
+        return download(str(model))
+    from octavo.checkpoint.source import open_source  # it knows what to say
+
+    open_source(model)
+    raise UserError(f"{model}: is neither a folder nor a file")
+
+
+def identity(path: Path) -> str:
+    """A digest of what tells one state of a model folder or file from another, without reading its weights."""
+    relevant = (*_WEIGHTS, *_DESCRIBING)
+    files = sorted(file for file in path.iterdir() if file.suffix in relevant) if path.is_dir() else [path]
+    digest = hashlib.sha256(f"{VERSION}".encode())
+    for file in files:
+        status = file.stat()
+        digest.update(f"\0{file.name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+        digest.update(_header(file))
+    return digest.hexdigest()
+
+
+def _header(file: Path) -> bytes:
+    """What a file begins with: its description for weights; its length and time say enough of any other."""
+    if file.suffix not in _WEIGHTS:
+        return b""
+    try:
+        with open(file, "rb") as opened:
+            if file.suffix == ".gguf":
+                return opened.read(_GGUF_START)
+            length = int.from_bytes(opened.read(8), "little")
+            return opened.read(min(length, _LONGEST_HEADER))
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}); check its permissions") from None
+
+
+def _bits(path: Path, wanted: Bits | None) -> Bits:
+    stored = _stored_bits(path)
+    if stored is not None and wanted not in (None, stored):
+        raise UserError(
+            f"{path}: is quantised to int{stored}, and int{wanted} would round its weights again: "
+            f"take the checkpoint that it was made from, or leave --quant out"
+        )
+    return wanted or stored or DEFAULT_BITS
+
+
+def _stored_bits(path: Path) -> Bits | None:
+    config = path / "config.json"
+    if not config.is_file():
+        return None
+    hf = read_json(config)
+    return quantization_bits(hf) if isinstance(hf, dict) else None
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
