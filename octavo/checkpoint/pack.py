@@ -1,8 +1,8 @@
 """The packed form of a model: what the CPU core reads in place, mapped from a file. Made per machine, from any source.
 
-A file holds tensors one after the other, each on a 64-byte border, then a JSON header, its length (8 bytes, little
-endian) and a magic number. The header has the config, the tokenizer's files and, for each tensor, where it lies and its
-CRC-32C. Matrices lie as native/src/pack.h says, for one number of lanes; everything else is fp32.
+A file holds tensors one after the other, each on a 64-byte border, then a JSON header, its length and its CRC-32C
+(8 bytes each, little endian) and a magic number. The header has the config, the tokenizer's files and, for each tensor,
+where it lies and its CRC-32C. Matrices lie as native/src/pack.h says, for one number of lanes; everything else is fp32.
 
 Importing this module, and reading a pack, imports no torch.
 """
@@ -128,6 +128,8 @@ class Pack:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             self._bytes = np.frombuffer(self._map, np.uint8)
             header = self._header()
+            if (header["version"], header["lanes"]) != (VERSION, library().lanes):
+                raise ValueError("made by another version or for other kernels")
             self.config = config_from(header["config"])
             self.bits: int = header["bits"]
             self.label: str = header["label"]
@@ -135,8 +137,6 @@ class Pack:
             self._tensors: Mapping[str, dict[str, Any]] = header["tensors"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DamagedPack(f"{path}: {error}") from None
-        if (header["version"], header["lanes"]) != (VERSION, library().lanes):
-            raise DamagedPack(f"{path}: made by another version or for other kernels")
         if verify:
             self._verify()
 
@@ -155,13 +155,14 @@ class Pack:
         return sum(entry["bytes"] for entry in self._tensors.values())
 
     def _header(self) -> dict[str, Any]:
-        end = len(self._bytes) - 16
+        end = len(self._bytes) - 24
         if end < 0 or self._bytes[-8:].tobytes() != _MAGIC:
             raise ValueError("is not a whole pack")
-        length = int.from_bytes(self._bytes[end : end + 8].tobytes(), "little")
-        if length > end:
-            raise ValueError("is cut short")
-        header = json.loads(self._bytes[end - length : end].tobytes())
+        length, crc = (int.from_bytes(self._bytes[at : at + 8].tobytes(), "little") for at in (end, end + 8))
+        text = self._bytes[max(end - length, 0) : end]
+        if library().crc32c(text) != crc:
+            raise ValueError("has a header that is not what was written")
+        header = json.loads(text.tobytes())
         if not isinstance(header, dict):
             raise ValueError("has no header")
         return header
@@ -182,9 +183,10 @@ def write_pack(source: "Source", bits: Bits, path: Path, progress: Progress = si
 
     One matrix is in memory at a time. Raises UserError when the source is damaged or the disk fills.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, staged = tempfile.mkstemp(prefix=f".{path.name}.partial-", dir=path.parent)
+    staged = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, staged = tempfile.mkstemp(prefix=f".{path.name}.partial-", dir=path.parent)
         with open(descriptor, "wb") as file:
             _write(file, source, bits, progress)
         os.replace(staged, path)
@@ -193,7 +195,8 @@ def write_pack(source: "Source", bits: Bits, path: Path, progress: Progress = si
             f"{path}: cannot be written ({error.strerror}); free space, or set OCTAVO_HOME to another disk"
         ) from None
     finally:
-        Path(staged).unlink(missing_ok=True)
+        if staged is not None:
+            Path(staged).unlink(missing_ok=True)
 
 
 def _write(file: BinaryIO, source: "Source", bits: Bits, progress: Progress) -> None:
@@ -226,7 +229,8 @@ def _write(file: BinaryIO, source: "Source", bits: Bits, progress: Progress) -> 
         "tensors": tensors,
     }
     text = json.dumps(header).encode()
-    file.write(text + len(text).to_bytes(8, "little") + _MAGIC)
+    crc = library().crc32c(np.frombuffer(text, np.uint8))
+    file.write(text + len(text).to_bytes(8, "little") + crc.to_bytes(8, "little") + _MAGIC)
 
 
 def config_from(values: Mapping[str, Any]) -> ModelConfig:

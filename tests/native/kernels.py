@@ -16,8 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from octavo.native import NativeUnavailable, library
-from octavo.native.library import GROUP, UNIT
+from octavo.native.library import GROUP, UNIT, NativeUnavailable, library
 from octavo.ops.quantize import Quantized
 
 PAGE = 32  # tokens

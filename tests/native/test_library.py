@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from octavo.native import NativeUnavailable, library
-from octavo.native import library as library_function
-from octavo.native.library import LIBRARY, Library
+from octavo.native.library import LIBRARY, Library, NativeUnavailable, library
+from octavo.native.library import library as library_function
 from tests.native.kernels import isas, using
 
 pytestmark = pytest.mark.parametrize("isa", isas()[:1], indirect=True)
@@ -106,11 +105,11 @@ def test_kernels_are_chosen_by_name(isa) -> None:
 
 
 def test_kernels_are_chosen_by_the_environment(isa) -> None:
-    code = "from octavo.native import library; print(library().isa)"
-    for asked, expected in (("portable", "portable"), ("sse9", library().isas[0])):
+    code = "from octavo.native.library import library; print(library().isa)"
+    for asked, expected in (("portable", "portable"), ("", library().isas[0]), ("sse9", "OCTAVO_ISA is 'sse9'")):
         done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"OCTAVO_ISA": asked}, cwd=ROOT,
-                              capture_output=True, text=True, timeout=120, check=True)  # fmt: skip
-        assert done.stdout.strip() == expected
+                              capture_output=True, text=True, timeout=120)  # fmt: skip
+        assert expected in done.stdout + done.stderr and (done.returncode == 0) == (asked != "sse9")
 
 
 def test_a_library_that_cannot_be_used_is_told_of(isa, tmp_path) -> None:

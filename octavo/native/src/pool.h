@@ -55,7 +55,8 @@ public:
         ticket_.store(round << 32 | CLOSED, std::memory_order_seq_cst);
         call_ = [](const void *b, int64_t i, int worker) { (*static_cast<const Body *>(b))(i, worker); };
         body_ = &body;
-        count_.store(count, std::memory_order_relaxed), chunk_.store(chunk, std::memory_order_relaxed);
+        // release: who sees the new count sees the closed ticket too, and cannot take a chunk of the old one by it
+        count_.store(count, std::memory_order_release), chunk_.store(chunk, std::memory_order_release);
         done_.store(0, std::memory_order_relaxed);
         publish(round << 32);
         take_chunks(round, 0);
@@ -74,9 +75,9 @@ private:
     void take_chunks(uint64_t round, int worker) {
         uint64_t ticket = ticket_.load(std::memory_order_acquire);
         while (ticket >> 32 == round) {
-            const int64_t first = int64_t(ticket & CLOSED), count = count_.load(std::memory_order_relaxed);
+            const int64_t first = int64_t(ticket & CLOSED), count = count_.load(std::memory_order_acquire);
             if (first >= count) return;
-            const int64_t left = count - first, chunk = chunk_.load(std::memory_order_relaxed);
+            const int64_t left = count - first, chunk = chunk_.load(std::memory_order_acquire);
             const int64_t size = left < chunk ? left : chunk;
             // it fails where the round has ended meanwhile; where it succeeds, the round cannot end without this chunk
             if (!ticket_.compare_exchange_weak(ticket, ticket + size, std::memory_order_acq_rel)) continue;
