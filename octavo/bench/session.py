@@ -19,6 +19,7 @@ from octavo.bench.party import Party, Worker
 from octavo.bench.results import Subject, figures
 from octavo.bench.schedule import Plan, run
 from octavo.bench.workers.own import QUANTS
+from octavo.checkpoint.pack_cache import stored_bits
 from octavo.config import home
 from octavo.errors import UsageError, UserError
 from octavo.native.library import NativeUnavailable, library
@@ -43,8 +44,23 @@ def find_model(spec: str, progress: Progress = silent) -> Path:
     raise UserError(f"{spec}: no such folder or file, no shape ({', '.join(SHAPES)}) and not a hub name (owner/name)")
 
 
-def check_quant(quant: str) -> None:
+def chosen_quant(model: Path, quant: str | None) -> str:
+    """The form of the weights that is measured: the one asked for, else that of the folder, else int4.
+
+    Raises UserError where the folder is quantised to other bits than were asked for.
+    """
+    stored = stored_bits(model)
+    if stored is None:
+        return quant or "int4"
+    if quant not in (None, "fp32", f"int{stored}"):
+        raise UserError(f"{model}: is quantised to int{stored}; measure that, or the checkpoint that it was made from")
+    return quant or f"int{stored}"
+
+
+def check_quant(quant: str | None) -> None:
     """Raise UsageError for a form of weights that nobody knows, UserError for one that cannot be computed here."""
+    if quant is None:
+        return
     if quant not in WEIGHT_BYTES:
         raise UsageError(f"--quant is {quant!r}: choose one of {', '.join(WEIGHT_BYTES)}")
     if QUANTS[quant] is not None:

@@ -1,8 +1,8 @@
 """The packed form of a model: what the CPU core reads in place, mapped from a file. Made per machine, from any source.
 
-A file holds tensors one after the other, each on a 64-byte border, then a JSON header, its CRC-32C and length (4 and 8
-bytes, little endian) and a magic number. The header has the config, the tokenizer's files and, for each tensor, where
-it lies and its CRC-32C. Matrices lie as native/src/pack.h says, for one number of lanes; everything else is fp32.
+A file holds tensors one after the other, each on a 64-byte border, then a JSON header, its length and its CRC-32C
+(8 bytes each, little endian) and a magic number. The header has the config, the tokenizer's files and, for each tensor,
+where it lies and its CRC-32C. Matrices lie as native/src/pack.h says, for one number of lanes; everything else is fp32.
 
 Importing this module, and reading a pack, imports no torch.
 """
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 VERSION = 2  # of what a pack holds: raise it with native/src/pack.h, ops/quantize.py and `plan`
 _MAGIC = b"octavo-p"
-_TRAILER = struct.Struct("<IQ8s")  # CRC and length of the header, magic
+_TRAILER = struct.Struct("<QQ8s")  # length and CRC of the header, magic
 _ALIGNMENT = 64
 _PARTIAL, _DAY = ".partial-", 24 * 3600
 
@@ -161,8 +161,8 @@ class Pack:
             if (header["version"], self.lanes) != (VERSION, library().lanes):
                 raise ValueError("made by another version or for other kernels")
             self._check_sizes()
-        except (FileNotFoundError, NotADirectoryError):
-            raise DamagedPack(f"{path}: is gone") from None
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            raise DamagedPack(f"{path}: is not there") from None
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions, or remove it") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -188,7 +188,7 @@ class Pack:
         end = len(self._bytes) - _TRAILER.size
         if end < 0:
             raise ValueError("is cut short")
-        crc, length, magic = _TRAILER.unpack(self._bytes[end:].tobytes())
+        length, crc, magic = _TRAILER.unpack(self._bytes[end:].tobytes())
         if magic != _MAGIC or length > end:
             raise ValueError("is not a whole pack")
         text = self._bytes[end - length : end]
@@ -285,7 +285,7 @@ def _write(file: BinaryIO, source: "Source", bits: Bits, progress: Progress) -> 
     }
     text = json.dumps(header).encode()
     crc = library().crc32c(np.frombuffer(text, np.uint8))
-    file.write(text + _TRAILER.pack(crc, len(text), _MAGIC))
+    file.write(text + _TRAILER.pack(len(text), crc, _MAGIC))
 
 
 def config_from(values: Mapping[str, Any]) -> ModelConfig:

@@ -94,22 +94,26 @@ def _header(file: Path) -> bytes:
         return opened.read(min(length, _LONGEST_HEADER))
 
 
+def stored_bits(path: Path) -> Bits | None:
+    """Bits of a folder that octavo quantised, None of any other model. Raises UserError for a damaged config.json."""
+    config = path / "config.json"
+    if not config.is_file():
+        return None
+    hf = read_json(config)
+    try:
+        return quantization_bits(hf) if isinstance(hf, dict) else None
+    except UserError as error:
+        raise UserError(f"{config}: {error}") from None
+
+
 def _bits(path: Path, wanted: Bits | None) -> Bits:
-    stored = _stored_bits(path)
+    stored = stored_bits(path)
     if stored is not None and wanted not in (None, stored):
         raise UserError(
             f"{path}: is quantised to int{stored}, and int{wanted} would round its weights again: "
             f"take the checkpoint that it was made from, or leave --quant out"
         )
     return wanted or stored or DEFAULT_BITS
-
-
-def _stored_bits(path: Path) -> Bits | None:
-    config = path / "config.json"
-    if not config.is_file():
-        return None
-    hf = read_json(config)
-    return quantization_bits(hf) if isinstance(hf, dict) else None
 
 
 def _digest(text: str) -> str:

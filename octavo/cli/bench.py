@@ -14,7 +14,10 @@ def run(
         str | None,
         typer.Argument(help="A folder, GGUF file, hub name or the shape mixtral-8x0.5b [default: quickstart's]."),
     ] = None,
-    quant: Annotated[str, typer.Option(help="The form of the weights: int4, int8, or fp32 in torch.")] = "int4",
+    quant: Annotated[
+        str | None,
+        typer.Option(help="int4, int8, or fp32 in torch [default: as stored, else int4]."),
+    ] = None,
     peer: Annotated[list[str] | None, typer.Option(help="llama.cpp or transformers; may be repeated.")] = None,
     metrics: Annotated[str | None, typer.Option(help="A list such as prefill_512,decode_8@4096.")] = None,
     rounds: Annotated[int, typer.Option(help="How often each metric is measured.", min=1)] = 3,
@@ -39,7 +42,7 @@ def run(
     from octavo.bench.parties import PeerOptions
     from octavo.bench.report import check_report, table, write_report
     from octavo.bench.schedule import Plan
-    from octavo.bench.session import bench, check_quant, find_model
+    from octavo.bench.session import bench, check_quant, chosen_quant, find_model
     from octavo.native.cores import cores
 
     plan = Plan(parse_metrics(metrics), rounds, steps, timeout)
@@ -53,7 +56,9 @@ def run(
         check_plot(plot)
     with progress_bar(per_second=1) as progress:
         found = find_model(model or _quickstart_model(), progress)
-        figures = bench(found, quant, plan, peers, threads or cores(), say, progress)
+        form = chosen_quant(found, quant)
+        check_quant(form)
+        figures = bench(found, form, plan, peers, threads or cores(), say, progress)
     report(table(figures), figures, as_json)
     if page is not None:
         write_report(figures, page)

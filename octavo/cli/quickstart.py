@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from octavo.cli.serve import Host, Port, serve_model
-from octavo.cli.terminal import Device, Dtype, Quant, load_model, progress_bar, say
+from octavo.cli.terminal import Device, Dtype, Quant, load_model, parse_quant, progress_bar, say
 
 
 def run(
@@ -26,9 +26,11 @@ def run(
 
     Example: octavo quickstart --once "What is the capital of France?"
     """
+    from octavo.engine.open import check_quant
     from octavo.quickstart import answer, check_answer, prepare
     from octavo.serve.server import listen
 
+    check_quant(parse_quant(quant, dtype), device)  # before anything is fetched and made
     listener = None if once is not None else listen(host, port)
     with progress_bar() as progress:
         folder, parent = prepare(from_, say, progress)

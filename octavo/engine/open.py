@@ -51,19 +51,28 @@ def open_model(
     decoder with the weights' full precision. Raises UserError when the model cannot be used, or `quant` is asked for
     where only torch can run it.
     """
-    if device == "cpu" and dtype is None:
-        try:
-            library()
-        except NativeUnavailable as error:
-            if quant is not None:
-                raise UserError(f"int{quant} needs octavo's CPU core: {error}") from None
-            return _on_torch(model, device, dtype, progress, f" ({error})")
-        return _on_native(open_pack(model, quant, progress))
-    if quant is not None:
+    check_quant(quant, device, dtype is not None)
+    if device != "cpu" or dtype is not None:
+        return _on_torch(model, device, dtype, progress)
+    try:
+        library()
+    except NativeUnavailable as error:
+        return _on_torch(model, device, dtype, progress, f" ({error})")
+    return _on_native(open_pack(model, quant, progress))
+
+
+def check_quant(quant: Bits | None, device: str = "cpu", dtype_given: bool = False) -> None:
+    """Raise UserError when `quant` is asked for where only torch can run a model."""
+    if quant is None:
+        return
+    if device != "cpu" or dtype_given:
         raise UserError(
             f"int{quant} runs on the CPU core only: leave out the device and the dtype, or the quantisation"
         )
-    return _on_torch(model, device, dtype, progress)
+    try:
+        library()
+    except NativeUnavailable as error:
+        raise UserError(f"int{quant} needs octavo's CPU core: {error}") from None
 
 
 def _on_native(pack: Pack) -> OpenModel:

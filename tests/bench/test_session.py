@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from octavo.bench import gguf_cache, session, shapes
-from octavo.bench.machine import Machine, cores, cpu_name, read_bandwidth, sgemm_rate
+from octavo.bench.machine import Machine, cpu_name, read_bandwidth, sgemm_rate
 from octavo.checkpoint.load import load
 from octavo.checkpoint.source import open_source
 from octavo.cli import main
 from octavo.errors import UserError
+from octavo.native.cores import cores
 from tests.tiny import tiny_config
 
 

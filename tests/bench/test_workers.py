@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from octavo.bench import parties
+from octavo.bench.bounds import WEIGHT_BYTES
 from octavo.bench.metrics import parse_metric
 from octavo.bench.parties import PEER_PYTHON, find_llama_cpp, llama_cpp_party, own_party, transformers_party
 from octavo.bench.party import Party, PartyError, Worker
 from octavo.bench.workers import protocol
+from octavo.bench.workers.own import load_runner
 from octavo.checkpoint.source import open_source
 from octavo.errors import UserError
 
@@ -101,3 +103,13 @@ def test_llama_cpp_in_its_own_interpreter(smollm2_gguf) -> None:
     assert [party.measures(parse_metric(name)) for name in ("decode_16@100", "decode_1@101")] == [True, False]
     with pytest.raises(PartyError, match="cannot load this file"):
         ask(llama_cpp_party(Path(parties.__file__), find_llama_cpp(None), 1, 0))
+
+
+@pytest.mark.parametrize(("quant", "width", "bits"), [("int4", 0.5625, 4), ("int8", 1.0625, 8)])
+def test_own_worker_computes_with_the_weights_it_says(tiny_moe_folder, quant, width, bits) -> None:
+    runner = load_runner(str(tiny_moe_folder), quant, 4, 1, 1)
+    assert runner.pack.bits == bits and runner.threads == 1 and WEIGHT_BYTES[quant] == width
+    config = open_source(tiny_moe_folder).config
+    about, _ = ask(own_party(tiny_moe_folder, quant, config, [parse_metric("decode_1")], 3, 1), "decode_1")
+    assert (about["weight_bytes"], about["runner"]) == (width, "NativeRunner")
+    assert about["key_value_bytes"] == 1 + 4 / config.head_dim

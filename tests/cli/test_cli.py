@@ -230,3 +230,14 @@ def test_errors_carry_their_status() -> None:
     from octavo.errors import UsageError
 
     assert (UserError.exit_code, UsageError.exit_code) == (1, 2) and issubclass(UsageError, UserError)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"), [((), "int8"), (("--quant", "int4"), "int4"), (("--quant", "int8"), "int8")]
+)
+def test_quant_reaches_the_core(models, capsys, given, said) -> None:
+    status, _, err = octavo(capsys, "generate", models / "mixture", "The", "--max-new-tokens", 2, *given)
+    assert status == 0 and any(line.startswith(f"{said} weights on the CPU core") for line in err)
+    refused(octavo(capsys, "generate", models / "mixture", "The", "--quant", "int3"), 2, "int3", "int4, int8")
+    refused(octavo(capsys, "quickstart", "--once", "x", "--quant", "int3"), 2, "int3")
+    refused(octavo(capsys, "serve", models / "mixture", "--quant", "int4", "--device", "cuda"), 2, "--device cuda")
