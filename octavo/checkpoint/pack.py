@@ -143,9 +143,9 @@ def float_sizes(config: ModelConfig) -> Iterator[tuple[str, int]]:
 class Pack:
     """A pack mapped read-only; `tensor` gives views into the file."""
 
-    def __init__(self, path: Path, verify: bool = True) -> None:
-        """Raises DamagedPack unless it is whole, made for this library's lanes and, with `verify`, unaltered, for which
-        all of it is read once; UserError when the file cannot be opened."""
+    def __init__(self, path: Path) -> None:
+        """Raises DamagedPack unless it is whole, unaltered (all of it is read once) and made for this library's lanes,
+        UserError when the file cannot be opened."""
         self.path = path
         try:
             with open(path, "rb") as file:
@@ -167,8 +167,7 @@ class Pack:
             raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions, or remove it") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedPack(f"{path}: {error}") from None
-        if verify:
-            self._verify()
+        self._verify()
 
     def tensor(self, name: str) -> NDArray[Any]:
         """A tensor's memory: uint8 of a packed matrix, fp32 [..] of any other."""

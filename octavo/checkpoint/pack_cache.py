@@ -39,7 +39,7 @@ def open_pack(model: str | Path, bits: Bits | None = None, progress: Progress = 
         return Pack(pack)
     except DamagedPack:  # or not made yet
         _make(path, bits, pack, progress)
-    opened = Pack(pack, verify=False)
+    opened = Pack(pack)
     for outdated in pack.parent.glob(f"{glob.escape(stem)}-*.pack"):
         if outdated != pack:
             outdated.unlink(missing_ok=True)

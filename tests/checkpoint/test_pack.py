@@ -205,22 +205,6 @@ def test_a_flipped_bit_anywhere(whole) -> None:
     assert len(places) > 100 and pack.config == tiny_config("mixtral")
 
 
-def test_data_is_trusted_only_when_told_so(whole) -> None:
-    """verify=False is for a pack that this process has just written; a damaged header is noticed all the same."""
-    data = whole.read_bytes()
-    first, _ = header_of(data)
-
-    def flip(place: int) -> Callable[[bytearray], None]:
-        def change(changed: bytearray) -> None:
-            changed[place] ^= 1
-
-        return change
-
-    assert Pack(spoilt(whole, flip(100)), verify=False).bits == 4
-    with pytest.raises(DamagedPack):
-        Pack(spoilt(whole, flip(first + 20)), verify=False)
-
-
 def test_another_version_or_other_kernels(whole, monkeypatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(pack_module, "VERSION", pack_module.VERSION + 1)
