@@ -152,14 +152,14 @@ class Pack:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             self._bytes = np.frombuffer(self._map, np.uint8)
             header = self._header()
+            self.lanes: int = header["lanes"]
+            if (header["version"], self.lanes) != (VERSION, library().lanes):
+                raise ValueError("made by another version or for other kernels")
             self.config = config_from(header["config"])
             self.bits: int = header["bits"]
             self.label: str = header["label"]
             self.side_files = {name: base64.b64decode(text) for name, text in header["side_files"].items()}
             self._tensors: Mapping[str, dict[str, Any]] = header["tensors"]
-            self.lanes: int = header["lanes"]
-            if (header["version"], self.lanes) != (VERSION, library().lanes):
-                raise ValueError("made by another version or for other kernels")
             self._check_sizes()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             raise DamagedPack(f"{path}: is not there") from None
