@@ -7,7 +7,7 @@ from pathlib import Path
 
 from octavo.errors import UserError
 
-GGUF_TYPES = {"int4": "q4_0", "int8": "q8_0", "fp32": "f32"}  # of the same width as octavo's form
+GGUF_TYPES = {"int4": "q4_0", "int8": "q8_0", "bf16": "f16", "fp32": "f32"}  # of the same width as octavo's form
 
 
 def cached_gguf(model: Path, quant: str, folder: Path) -> Path:

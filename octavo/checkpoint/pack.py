@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from octavo.config import Bits, LayerSpec, ModelConfig, ResidualConfig, RopeConfig
+from octavo.config import FORMS, FormBits, LayerSpec, ModelConfig, ResidualConfig, RopeConfig, form_name
 from octavo.errors import UserError
 from octavo.native.cores import cores
 from octavo.native.library import UNIT, library
@@ -156,7 +156,7 @@ class Pack:
             if (header["version"], self.lanes) != (VERSION, library().lanes):
                 raise ValueError("made by another version or for other kernels")
             self.config = config_from(header["config"])
-            self.bits: int = header["bits"]
+            self.bits: FormBits = header["bits"]
             self.label: str = header["label"]
             self.side_files = {name: base64.b64decode(text) for name, text in header["side_files"].items()}
             self._tensors: Mapping[str, dict[str, Any]] = header["tensors"]
@@ -198,7 +198,7 @@ class Pack:
 
     def _check_sizes(self) -> None:
         """Raise ValueError for a tensor of another size than the config implies: kernels would read past its end."""
-        if self.bits not in (4, 8):
+        if self.bits not in FORMS.values():
             raise ValueError(f"bits is {self.bits}")
         expected = {
             name: library().packed_bytes(matrix.count * _units(matrix.rows) * UNIT, matrix.cols, self.bits)
@@ -222,10 +222,10 @@ class Pack:
                     raise DamagedPack(f"{self.path}: {name} is not what was written")
 
 
-def write_pack(source: "Source", bits: Bits, path: Path, progress: Progress = silent) -> None:
-    """Quantise `source` to `bits` bits (4 or 8) and write its pack, whole or not at all; any number of processes may.
+def write_pack(source: "Source", bits: FormBits, path: Path, progress: Progress = silent) -> None:
+    """Round the matrices of `source` to `bits` bits and write its pack, whole or not at all; many processes may.
 
-    One matrix is in memory at a time. Raises UserError when the source is damaged or the disk fills.
+    16 bits: bf16. One matrix is in memory at a time. Raises UserError when the source is damaged or the disk fills.
     """
     staged = None
     try:
@@ -253,7 +253,7 @@ def _remove_abandoned(folder: Path) -> None:
                 partial.unlink()
 
 
-def _write(file: BinaryIO, source: "Source", bits: Bits, progress: Progress) -> None:
+def _write(file: BinaryIO, source: "Source", bits: FormBits, progress: Progress) -> None:
     from octavo.checkpoint.pack_tensors import float_tensors, packed_matrix
 
     config, tensors, offset = source.config, {}, 0
@@ -270,7 +270,7 @@ def _write(file: BinaryIO, source: "Source", bits: Bits, progress: Progress) -> 
     matrices = dict(plan(config))
     for done, (name, matrix) in enumerate(matrices.items(), start=1):
         put(name, packed_matrix(source, matrix, bits))
-        progress(f"packing int{bits}", done, len(matrices))
+        progress(f"packing {form_name(bits)}", done, len(matrices))
     for name, values in float_tensors(source):
         put(name, values, shape=list(values.shape))
     header = {

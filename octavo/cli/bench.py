@@ -16,7 +16,7 @@ def run(
     ] = None,
     quant: Annotated[
         str | None,
-        typer.Option(help="int4, int8, or fp32 in torch [default: as stored, else int4]."),
+        typer.Option(help="int4, int8, bf16, or fp32 in torch [default: as stored, else int4]."),
     ] = None,
     peer: Annotated[list[str] | None, typer.Option(help="llama.cpp or transformers; may be repeated.")] = None,
     metrics: Annotated[str | None, typer.Option(help="A list such as prefill_512,decode_8@4096.")] = None,

@@ -60,7 +60,7 @@ def test_what_was_measured_is_shown_before_a_peers_failure(tiny_moe_folder, fake
     ("arguments", "status", "words"),
     [
         (["--metrics", "decode_x"], 2, "decode_x"),
-        (["--quant", "int3"], 2, "fp32, int8, int4"),
+        (["--quant", "int3"], 2, "fp32, bf16, int8, int4"),
         (["--peer", "vllm"], 2, "llama.cpp, transformers"),
         (["--peer", "transformers", "--peer", "transformers"], 2, "twice"),
         (["--peer", "llama.cpp", "--peer-python", "/nonexistent"], 1, "pip install llama-cpp-python"),

@@ -13,11 +13,11 @@ from octavo.bench.measure import SyntheticRunner, measure
 from octavo.bench.metrics import CHUNK, parse_metric
 from octavo.bench.workers.protocol import serve
 from octavo.checkpoint.pack_cache import open_pack
-from octavo.config import Bits
+from octavo.config import FORMS, FormBits
 from octavo.engine.native_runner import NativeRunner
 
 TORCH_KEY_VALUE_BYTES = 4.0  # fp32
-QUANTS: dict[str, Bits | None] = {"fp32": None, "int8": 8, "int4": 4}  # bits of the weights; fp32 runs in torch
+QUANTS: dict[str, FormBits | None] = {"fp32": None, **FORMS}  # bits of the weights; fp32 runs in torch
 
 
 def load_runner(model: str, quant: str, num_pages: int, num_slots: int, threads: int) -> SyntheticRunner:

@@ -28,12 +28,13 @@ private:
     int64_t capacity_ = 0;
 };
 
-// Quantised rows with memory of their own.
-class QuantisedRows {
+// Activations with memory of their own, in the form that weights of `bits` bits take.
+class ActivationRows {
 public:
-    const Activations &sized(int64_t rows, int64_t cols) {
-        const int64_t groups = groups_of(cols);
-        view_ = {q_.sized(rows * groups * OCT_GROUP), scale_.sized(rows * groups), sum_.sized(rows * groups), groups};
+    const Activations &sized(int64_t rows, int64_t cols, int bits) {
+        const int64_t groups = groups_of(cols), all = rows * groups;
+        if (bits == 16) view_ = {nullptr, nullptr, nullptr, groups, exact_.sized(all * OCT_GROUP)};
+        else view_ = {q_.sized(all * OCT_GROUP), scale_.sized(all), sum_.sized(all), groups, nullptr};
         return view_;
     }
     const Activations &get() const { return view_; }
@@ -42,6 +43,7 @@ private:
     Buffer<int8_t> q_;
     Buffer<float> scale_;
     Buffer<int32_t> sum_;
+    Buffer<float> exact_;
     Activations view_ = {};
 };
 
@@ -117,7 +119,7 @@ private:
     Buffer<Softmax> softmaxes_;
     std::vector<AttentionBlock> blocks_;
     std::vector<Segment> segments_;
-    QuantisedRows quantised_, quantised_attended_, quantised_inner_, quantised_results_;
+    ActivationRows quantised_, quantised_attended_, quantised_inner_, quantised_results_;
 };
 
 }   // namespace octavo
