@@ -28,6 +28,7 @@ from octavo.config import FORMS, FormBits, LayerSpec, ModelConfig, ResidualConfi
 from octavo.errors import UserError
 from octavo.native.cores import cores
 from octavo.native.library import UNIT, library
+from octavo.native.memory import usable_memory
 from octavo.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -144,8 +145,8 @@ class Pack:
     """A pack mapped read-only; `tensor` gives views into the file."""
 
     def __init__(self, path: Path) -> None:
-        """Raises DamagedPack unless it is whole, unaltered (all of it is read once) and made for this library's lanes,
-        UserError when the file cannot be opened."""
+        """Raises DamagedPack unless it is whole, unaltered and made for this library's lanes, UserError when the file
+        cannot be opened. All of it is read for that; if it is larger than memory, only the first time."""
         self.path = path
         try:
             with open(path, "rb") as file:
@@ -167,7 +168,12 @@ class Pack:
             raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions, or remove it") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedPack(f"{path}: {error}") from None
-        self._verify()
+        memory = usable_memory()
+        self.fits_memory = memory is None or self.nbytes <= memory
+        if self.fits_memory:
+            self._verify()
+        else:
+            self._verify_once()
 
     def tensor(self, name: str) -> NDArray[Any]:
         """A tensor's memory: uint8 of a packed matrix, fp32 [..] of any other."""
@@ -211,6 +217,17 @@ class Pack:
             if entry["bytes"] != size or not whole:
                 raise ValueError(f"{name} has not the size or place that its shape implies")
 
+    def _verify_once(self) -> None:
+        """`_verify`, unless a file beside the pack says that it was found good, and it has not been written since."""
+        status, note = self.path.stat(), checked_note(self.path)
+        told = f"{status.st_ino} {status.st_size} {status.st_mtime_ns}\n"
+        with contextlib.suppress(OSError):
+            if note.read_text() == told:
+                return
+        self._verify()
+        with contextlib.suppress(OSError):  # it is then read again the next time
+            note.write_text(told)
+
     def _verify(self) -> None:
         def whole(entry: dict[str, Any]) -> bool:
             data = self._bytes[entry["offset"] : entry["offset"] + entry["bytes"]]
@@ -220,6 +237,11 @@ class Pack:
             for name, good in zip(self._tensors, workers.map(whole, self._tensors.values()), strict=True):
                 if not good:
                     raise DamagedPack(f"{self.path}: {name} is not what was written")
+
+
+def checked_note(pack: Path) -> Path:
+    """The file that says of a pack larger than memory that its checksums were compared."""
+    return pack.with_suffix(".checked")
 
 
 def write_pack(source: "Source", bits: FormBits, path: Path, progress: Progress = silent) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from octavo.checkpoint.hub import download, is_hub_name
 from octavo.checkpoint.json_files import read_json
-from octavo.checkpoint.pack import VERSION, DamagedPack, Pack, write_pack
+from octavo.checkpoint.pack import VERSION, DamagedPack, Pack, checked_note, write_pack
 from octavo.config import Bits, FormBits, form_name, home, quantization_bits
 from octavo.errors import UserError
 from octavo.native.library import library
@@ -43,6 +43,7 @@ def open_pack(model: str | Path, bits: FormBits | None = None, progress: Progres
     for outdated in pack.parent.glob(f"{glob.escape(stem)}-*.pack"):
         if outdated != pack:
             outdated.unlink(missing_ok=True)
+            checked_note(outdated).unlink(missing_ok=True)
     return opened
 
 

@@ -25,6 +25,8 @@ class NativeRunner:
     """`Runner` on a pack. The same request gives the same bits alone, in any batch, in any chunking, on any number of
     threads. Steps from several threads take turns.
 
+    Where the pack does not fit into memory, the system is asked for weights before they are used.
+
     Keys and values are int8 with a scale for each token and head, quantised before anything reads them, or fp32; their
     pages lie as native/src/octavo.h says. States: fp32 [lightning layer][slot][H][D][D].
     """
@@ -144,6 +146,7 @@ def _model(pack: Pack) -> tuple[Model, Any]:
         top_k=config.top_k,
         rotary_dim=config.rope.dim,
         window=config.sliding_window or 0,
+        advise=not pack.fits_memory,
         norm_eps=config.norm_eps,
         inner_norm_eps=INNER_NORM_EPS,
         layer=ctypes.cast(layers, ctypes.POINTER(Layer)),

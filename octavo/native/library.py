@@ -48,6 +48,7 @@ class Model(ctypes.Structure):
     _fields_ = [
         *((name, c_int32) for name in ("hidden", "intermediate", "shared_intermediate", "vocab", "layers", "heads")),
         *((name, c_int32) for name in ("kv_heads", "head_dim", "experts", "top_k", "rotary_dim", "window")),
+        ("advise", c_int32),
         *((name, c_float) for name in ("norm_eps", "inner_norm_eps")),
         ("layer", POINTER(Layer)),
         *((name, c_void_p) for name in ("final_norm", "frequencies")),

@@ -243,7 +243,7 @@ public:
         const int64_t inner = int64_t(shape.heads) * shape.head_dim;
         const int64_t key = int64_t(shape.kv_heads) * shape.head_dim;
         model_ = {shape.hidden, shape.inner, shape.shared, VOCAB, LAYERS, shape.heads, shape.kv_heads, shape.head_dim,
-                  shape.experts, shape.top_k, shape.rotary, shape.window, 1e-5f, 1e-6f, layers_, floats(shape.hidden),
+                  shape.experts, shape.top_k, shape.rotary, shape.window, 1, 1e-5f, 1e-6f, layers_, floats(shape.hidden),
                   frequencies_.get(), matrix(VOCAB, shape.hidden), {}};
         model_.head = model_.embed;
         for (int i = 0; i < LAYERS; i++) {

@@ -6,9 +6,8 @@
 namespace octavo {
 
 // ops/experts.py's route: softmax over all experts, the top_k largest (ties to the lower number), renormalised.
-void Runner::route(const OctLayer &layer, int64_t row) {
+void Runner::route(const OctLayer &layer, int64_t row, const float *x) {
     const int64_t experts = model_.experts, top_k = model_.top_k;
-    const float *x = normed_.get() + row * model_.hidden;
     float *weights = route_weights_.get() + row * top_k;
     int32_t *chosen = route_experts_.get() + row * top_k;
     float *scores = scores_.get() + row * experts;

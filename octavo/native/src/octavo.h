@@ -38,6 +38,7 @@ struct OctLayer {
 struct OctModel {
     int32_t hidden, intermediate, shared_intermediate, vocab, layers, heads, kv_heads, head_dim;
     int32_t experts, top_k, rotary_dim, window;   // window 0: none
+    int32_t advise;                   // 1: not all weights fit into memory; ask the system for them ahead (paging.cpp)
     float norm_eps, inner_norm_eps;
     const OctLayer *layer;            // [layers]
     const float *final_norm;          // [hidden]

@@ -26,8 +26,9 @@ void Runner::step(const OctBatch &batch) {
             join(update_.get() + row * model_.hidden, layer.attention_alpha, layer.attention_beta, layer.post_norm,
                  row);
             norm_and_quantise(layer.mlp_norm, row);
-            if (layer.experts) route(layer, row);
+            if (layer.experts) route(layer, row, normed_.get() + row * model_.hidden);
         });
+        if (model_.advise) ask_ahead(number);
         feed_forward(layer, number);
         each_row([&](int64_t row) {
             join(update_.get() + row * model_.hidden, layer.mlp_alpha, layer.mlp_beta, layer.post_norm, row);

@@ -82,13 +82,17 @@ private:
     // lightning.cpp
     void lightning_attention(const OctLayer &layer);
     // feed_forward.cpp
-    void route(const OctLayer &layer, int64_t row);
+    void route(const OctLayer &layer, int64_t row, const float *x);
     void sort_by_expert(int64_t number);
     void feed_forward(const OctLayer &layer, int64_t number);
     void swiglu_rows(const OctMatrix &gate_up, const OctMatrix &down, const Activations &x, const int32_t *rows,
                      const std::vector<ExpertRows> &experts, int64_t count, int64_t width, float *out);
     void sum_experts(int64_t row);
     void add_shared(const OctLayer &layer);
+    // paging.cpp
+    void ask_ahead(int64_t number);
+    void ask_for_layer(const OctLayer &layer);
+    void ask_for_chosen(const OctLayer &layer);
     // runner.cpp
     void embed(int64_t row);
     void norm_and_quantise(const float *weight, int64_t row);
@@ -111,6 +115,7 @@ private:
     int64_t rows_ = 0;
     std::vector<int32_t> sequence_of_;                 // of each row
     std::vector<ExpertRows> expert_rows_, all_rows_;   // all_rows_: the one "expert" of a dense layer
+    std::vector<uint8_t> wanted_;                      // of each expert
     std::vector<int32_t> order_, place_;   // token copies sorted by expert: the row of each; where each copy went
 
     Buffer<float> x_, normed_, projected_, attended_, update_, copies_, shared_, cosines_, sines_;
