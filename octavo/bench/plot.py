@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from octavo.checkpoint.lineage_plot import write_png
+from octavo.plots import write_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

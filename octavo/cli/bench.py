@@ -51,7 +51,7 @@ def run(
     if page is not None:
         check_report(page)
     if plot is not None:
-        from octavo.checkpoint.lineage_plot import check_plot
+        from octavo.plots import check_plot
 
         check_plot(plot)
     with progress_bar(per_second=1) as progress:
