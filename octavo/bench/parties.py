@@ -22,7 +22,7 @@ _WORKERS = Path(__file__).parent / "workers"
 @dataclass(frozen=True)
 class PeerOptions:
     """Which peers, and for llama.cpp: its interpreter, a GGUF file in place of the converted model, the depth to which
-    it is measured. Raises UsageError for a name that is none of PEERS."""
+    it is measured. Raises UsageError for a name that is none of PEERS, and for what would go unused."""
 
     names: Sequence[str] = ()
     python: str | None = None
@@ -35,6 +35,11 @@ class PeerOptions:
                 raise UsageError(f"--peer is {name!r}: choose one of {', '.join(PEERS)}")
         if len(set(self.names)) < len(self.names):
             raise UsageError("--peer names a peer twice: once is enough")
+        for option, value in (("--peer-file", self.file), ("--peer-python", self.python)):
+            if value is not None and "llama.cpp" not in self.names:
+                raise UsageError(
+                    f"{option} is {value}, which only llama.cpp uses: add --peer llama.cpp, or leave it out"
+                )
 
 
 def own_party(

@@ -14,6 +14,7 @@ from octavo.checkpoint.source import open_source
 from octavo.cli import main
 from octavo.errors import UserError
 from octavo.native.cores import cores
+from octavo.native.library import NativeUnavailable
 from tests.tiny import tiny_config
 
 
@@ -69,6 +70,9 @@ def test_what_was_measured_is_shown_before_a_peers_failure(tiny_moe_folder, fake
             1,
             "no such file",
         ),
+        (["--peer-file", "x.gguf"], 2, "add --peer llama.cpp"),
+        (["--peer", "transformers", "--peer-python", "x"], 2, "add --peer llama.cpp"),
+        (["--threads", 5000], 2, f"may use {cores()} cores"),
         (["--report", "/nonexistent/page.md"], 1, "no such folder"),
         (["--plot", "bars.jpg"], 2, ".png"),
     ],
@@ -79,6 +83,16 @@ def test_mistakes_cost_no_measurement(tiny_moe_folder, capsys, monkeypatch, tmp_
     monkeypatch.setattr(session, "run", lambda *_: pytest.fail("measured"))
     code, out, err = octavo(capsys, tiny_moe_folder, *arguments)
     assert (code, out) == (status, "") and words in err.splitlines()[-1]
+
+
+def test_a_shape_is_not_written_where_it_cannot_be_computed(capsys, monkeypatch, tmp_path) -> None:
+    def missing() -> None:
+        raise NativeUnavailable("the native core was not built")
+
+    monkeypatch.setattr(session, "library", missing)
+    code, _, err = octavo(capsys, "mixtral-8x0.5b")
+    assert code == 1 and "--quant fp32 needs only torch" in err.splitlines()[-1]
+    assert not (tmp_path / "home").exists()
 
 
 def test_a_model_that_is_not_there(capsys) -> None:
