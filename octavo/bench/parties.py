@@ -43,13 +43,19 @@ class PeerOptions:
 
 
 def own_party(
-    model: Path, quant: str, config: ModelConfig, metrics: Sequence[Metric], steps: int, threads: int
+    model: Path,
+    quant: str,
+    config: ModelConfig,
+    metrics: Sequence[Metric],
+    steps: int,
+    threads: int,
+    name: str = "octavo",
 ) -> Party:
-    """octavo on `model`, with memory for the largest of the metrics."""
+    """octavo on `model`, a pack too, with memory for the largest of the metrics."""
     warm_up = Metric("prefill", CHUNK)
     pages = max(pages_needed(metric, steps) for metric in (*metrics, warm_up))
     slots = max(metric.sequences for metric in metrics) if config.lightning_layers else 0
-    return _module("octavo", "own", threads, str(model), quant, str(pages), str(slots), str(threads))
+    return _module(name, "own", threads, str(model), quant, str(pages), str(slots), str(threads))
 
 
 def limits_party(threads: int) -> Party:

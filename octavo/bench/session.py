@@ -57,14 +57,17 @@ def chosen_quant(model: Path, quant: str | None) -> str:
     return quant or f"int{stored}"
 
 
-def check_quant(quant: str | None) -> None:
-    """Raise UsageError for a form of weights that nobody knows, UserError for one that cannot be computed here.
+def check_quant(quant: str | None, dense: bool = False) -> None:
+    """Raise UsageError for a form of weights that nobody knows or that excludes `dense` models, UserError for one that
+    cannot be computed here.
 
     None needs the native core: `chosen_quant` never makes fp32 of it.
     """
     form = quant or DEFAULT_QUANT
     if form not in WEIGHT_BYTES:
         raise UsageError(f"--quant is {form!r}: choose one of {', '.join(WEIGHT_BYTES)}")
+    if dense and QUANTS[form] is None:
+        raise UsageError(f"--dense with --quant {form}: dense models run on the native core; choose another form")
     if QUANTS[form] is not None:
         try:
             library()
@@ -89,24 +92,31 @@ def bench(
     threads: int,
     say: Callable[[str], None],
     progress: Progress = silent,
+    dense: bool = False,
 ) -> dict[str, Any]:
     """Measure the model on octavo and the peers; returns the object that `octavo bench --json` prints (results.py).
 
-    quant: one that `check_quant` lets pass. The machine's limits are measured before and after, and the higher ones
-    count. Raises UserError when the model cannot be used, or a peer is not there or cannot load it; what goes wrong
-    later with a peer is in `errors`.
+    quant: one that `check_quant` lets pass. dense: beside dense models of the mixture's sizes too. The machine's limits
+    are measured before and after, and the higher ones count. Raises UserError when the model cannot be used, or a peer
+    is not there or cannot load it; what goes wrong later with a peer is in `errors`.
     """
+    from octavo.bench.dense import dense_pack, dense_shapes
     from octavo.checkpoint.source import open_source
 
+    name = model.resolve().name if model.is_dir() else model.stem
     config = open_source(model).config
+    shapes = dense_shapes(config, name) if dense else {}
     parties = [own_party(model, quant, config, plan.metrics, plan.steps, threads)]
-    parties += [_peer(name, model, quant, peers, threads, say) for name in peers.names]
+    parties += [_peer(peer, model, quant, peers, threads, say) for peer in peers.names]
+    for size, shape in shapes.items():
+        say(f"looking for a dense model of the {size} size, or writing it")
+        pack = dense_pack(shape, quant, _cache(), progress)
+        parties.append(own_party(pack, quant, shape, plan.metrics, plan.steps, threads, f"dense_{size}"))
     say("measuring the machine's limits")
     machine = _limits(threads, plan.timeout)
     measured = run(parties, plan, say, progress)
     machine = machine.best(_limits(threads, plan.timeout))
-    name = model.resolve().name if model.is_dir() else model.stem
-    return figures(Subject(name, config, quant, threads), plan, machine, measured)
+    return figures(Subject(name, config, quant, threads, shapes), plan, machine, measured)
 
 
 def _peer(name: str, model: Path, quant: str, options: PeerOptions, threads: int, say: Callable[[str], None]) -> Party:

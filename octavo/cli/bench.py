@@ -27,6 +27,7 @@ def run(
     peer_file: Annotated[Path | None, typer.Option(help="Another GGUF file for llama.cpp: speed only.")] = None,
     peer_depth: Annotated[int, typer.Option(help="Deepest @DEPTH for llama.cpp.", min=0)] = 4096,
     timeout: Annotated[float, typer.Option(help="Seconds that one answer may take.", min=1)] = 1800,
+    dense: Annotated[bool, typer.Option("--dense", help="Also dense models of its active and its total size.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw bars into this PNG file.")] = None,
     page: Annotated[Path | None, typer.Option("--report", help="Write a Markdown page into this file.")] = None,
     as_json: Json = False,
@@ -34,7 +35,8 @@ def run(
     """Measure prefill and decode of MODEL beside the read bandwidth and matrix rate of this machine, and beside peers.
 
     Parties run in processes of their own and take turns; figures are medians. What lies before a @DEPTH is noise in
-    octavo and computed by llama.cpp.
+    octavo and computed by llama.cpp. With --dense, dense models of the same shape, as large as what a token uses of the
+    mixture and as all of it, take turns too.
 
     Example: octavo bench ./SmolLM2-8x135M-Instruct --metrics prefill_512,decode_1 --peer transformers
     """
@@ -47,11 +49,11 @@ def run(
     plan = Plan(parse_metrics(metrics), rounds, steps, timeout)
     peers = PeerOptions(peer or (), peer_python, peer_file, peer_depth)
     count = chosen_threads(threads)
-    check_quant(quant)
+    check_quant(quant, dense)
     _check_places(page, plot)
     with progress_bar(per_second=1) as progress:
         found = find_model(model or _quickstart_model(), progress)
-        figures = bench(found, chosen_quant(found, quant), plan, peers, count, say, progress)
+        figures = bench(found, chosen_quant(found, quant), plan, peers, count, say, progress, dense)
     report(table(figures), figures, as_json)
     _write(figures, page, plot)
     for reasons in figures["errors"].values():  # last: what was measured is not lost
