@@ -1,4 +1,4 @@
-"""Packs larger than memory: checked once, asked for ahead, the same bits; also in a memory cgroup, if one can be made."""
+"""Packs larger than memory: checked once, asked for ahead, the same bits; also in a memory cgroup."""
 
 import json
 import os
