@@ -16,7 +16,8 @@ def cached_gguf(model: Path, quant: str, folder: Path) -> Path:
     Made if it is not there, by a process of its own. Raises UserError when the model has no GGUF form.
     """
     kind = GGUF_TYPES[quant]
-    out = folder / f"{model.stem}-{identity(model)[:12]}.{kind}.gguf"
+    name = model.name if model.is_dir() else model.stem
+    out = folder / f"{name}-{identity(model)[:12]}.{kind}.gguf"
     if out.is_file():
         return out
     folder.mkdir(parents=True, exist_ok=True)
