@@ -188,7 +188,7 @@ template <class T> void attention() {
         for (int64_t i = 0; i < keys.count; i++) keys[i] = T(below(255) - 127);
         for (int64_t i = 0; i < values.count; i++) values[i] = T(3);
         const Block<float> scales(OCT_PAGE, 0.01f), ones(OCT_PAGE, 1.0f);
-        const KvPage page{keys.get(), values.get(), scales.get(), ones.get()};
+        const KvPage page{keys.get(), values.get(), scales.get(), ones.get(), keys.get(), values.get()};
         for (int count = 1; count < 15; count++) {
             std::vector<Block<float>> queries, sums, later_sums;
             std::vector<const float *> pointers;

@@ -47,7 +47,8 @@ class _Activations(ctypes.Structure):
 
 
 class _KvPage(ctypes.Structure):
-    _fields_ = [(name, c_void_p) for name in ("keys", "values", "key_scales", "value_scales")]
+    _fields_ = [(name, c_void_p) for name in ("keys", "values", "key_scales", "value_scales", "later_keys",
+                                            "later_values")]  # fmt: skip
 
 
 class _Softmax(ctypes.Structure):
@@ -230,7 +231,8 @@ class Softmaxes:
         rows = [Fenced(row.numpy()) for row in queries]
         pointers = (c_void_p * len(rows))(*(row.at for row in rows))
         held = [Fenced(each) for each in (keys, values, *(scales or ()))]
-        page = _KvPage(*(each.at for each in held))
+        held += [None, None] * (not scales) + held[:2]
+        page = _KvPage(*(each and each.at for each in held))
         kernel = _table().attend8 if scales else _table().attend
         kernel(page, first, last, pointers, len(rows), self.head_dim, self._all)
 

@@ -11,6 +11,7 @@ namespace octavo {
 namespace {
 
 constexpr int64_t SEGMENT = 16 * OCT_PAGE;   // tokens
+constexpr int64_t LATER = 2 * OCT_PAGE;      // how far ahead pages are asked for, in tokens
 constexpr int QUERIES = 32;                  // that go through the pages together: rows, times heads of one key head
 
 int64_t padded(int64_t head_dim) { return ceil_div(head_dim, 16) * 16; }
@@ -97,12 +98,12 @@ void Runner::store_token(int64_t page, int64_t token, const float *key, const fl
 }
 
 KvPage Runner::page_at(int64_t page) const {
-    const int64_t keys = page * model_.head_dim * OCT_PAGE, values = page * OCT_PAGE * padded(model_.head_dim);
-    if (!memory_.key_scales)
-        return {static_cast<float *>(memory_.keys) + keys, static_cast<float *>(memory_.values) + values,
-                nullptr, nullptr};
-    return {static_cast<int8_t *>(memory_.keys) + keys, static_cast<int8_t *>(memory_.values) + values,
-            memory_.key_scales + page * OCT_PAGE, memory_.value_scales + page * OCT_PAGE};
+    const int64_t keys_at = page * model_.head_dim * OCT_PAGE, values_at = page * OCT_PAGE * padded(model_.head_dim);
+    const int64_t size = memory_.key_scales ? sizeof(int8_t) : sizeof(float);
+    const char *keys = static_cast<const char *>(memory_.keys) + keys_at * size;
+    const char *values = static_cast<const char *>(memory_.values) + values_at * size;
+    if (!memory_.key_scales) return {keys, values, nullptr, nullptr, keys, values};
+    return {keys, values, memory_.key_scales + page * OCT_PAGE, memory_.value_scales + page * OCT_PAGE, keys, values};
 }
 
 // Number of a token's page among those of all layers.
@@ -177,7 +178,11 @@ void Runner::attend_segment(const OctLayer &layer, const AttentionBlock &block, 
                                   int(std::min<int64_t>(batch_->positions[row] + 1 - token, OCT_PAGE)));
         };
         if (seen(block.first).first >= OCT_PAGE) continue;   // the window has passed it
-        const KvPage page = page_at(page_of(layer, block.sequence, token) * model_.kv_heads + key_head);
+        KvPage page = page_at(page_of(layer, block.sequence, token) * model_.kv_heads + key_head);
+        if (token + LATER < end) {
+            const KvPage later = page_at(page_of(layer, block.sequence, token + LATER) * model_.kv_heads + key_head);
+            page.later_keys = later.keys, page.later_values = later.values;
+        }
         for (int64_t row = block.first, next; row < block.last; row = next) {
             const auto range = seen(row);
             for (next = row + 1; next < block.last && seen(next) == range;) next++;   // those that see the same

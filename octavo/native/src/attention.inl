@@ -6,15 +6,23 @@
 constexpr int TOKEN_VECTORS = OCT_PAGE / LANES;
 constexpr int TOGETHER = LANES == 16 ? 6 : 3;   // queries that fit the registers
 
+// Pages lie apart, and each is too short for the hardware to see a stream: without this, attention over long contexts is
+// up to twice as slow.
+template <class T, int COUNT> static inline void ask_for(const T *later) {
+    for (size_t i = 0; i < COUNT * sizeof(T); i += 64) __builtin_prefetch((const char *)later + i);
+}
+
 template <class T, int Q>
 static inline void scores(const KvPage &page, const float *const *queries, int64_t head_dim, float (*out)[OCT_PAGE]) {
-    const T *keys = (const T *)page.keys;
+    const T *keys = (const T *)page.keys, *later = (const T *)page.later_keys;
     vf acc[Q][TOKEN_VECTORS] = {};
-    for (int64_t d = 0; d < head_dim; d++)
+    for (int64_t d = 0; d < head_dim; d++) {
+        ask_for<T, OCT_PAGE>(later + d * OCT_PAGE);
         for (int v = 0; v < TOKEN_VECTORS; v++) {
             const vf key = load(keys + d * OCT_PAGE + v * LANES);
             for (int q = 0; q < Q; q++) acc[q][v] = fma(splat(queries[q][d]), key, acc[q][v]);
         }
+    }
     for (int q = 0; q < Q; q++)
         for (int v = 0; v < TOKEN_VECTORS; v++) {
             if (sizeof(T) == 1) acc[q][v] = acc[q][v] * load(page.key_scales + v * LANES);
@@ -25,15 +33,17 @@ static inline void scores(const KvPage &page, const float *const *queries, int64
 template <class T, int Q, int V>
 static inline void add_values(const KvPage &page, const float (*weights)[OCT_PAGE], int first, int last, int64_t width,
                               int64_t column, Softmax *into) {
-    const T *values = (const T *)page.values + column;
+    const T *values = (const T *)page.values + column, *later = (const T *)page.later_values + column;
     vf acc[Q][V];
     for (int q = 0; q < Q; q++)
         for (int v = 0; v < V; v++) acc[q][v] = load(into[q].values + column + v * LANES);
-    for (int t = first; t < last; t++)
+    for (int t = first; t < last; t++) {
+        ask_for<T, V * LANES>(later + t * width);
         for (int v = 0; v < V; v++) {
             const vf value = load(values + t * width + v * LANES);
             for (int q = 0; q < Q; q++) acc[q][v] = fma(splat(weights[q][t]), value, acc[q][v]);
         }
+    }
     for (int q = 0; q < Q; q++)
         for (int v = 0; v < V; v++) store(into[q].values + column + v * LANES, acc[q][v]);
 }

@@ -22,10 +22,11 @@ struct Activations {
     }
 };
 
-// Keys and values of one head in one page (octavo.h, OctMemory).
+// Keys and values of one head in one page (octavo.h, OctMemory), and those that will be read soon, or again these.
 struct KvPage {
     const void *keys, *values;
     const float *key_scales, *value_scales;
+    const void *later_keys, *later_values;
 };
 
 // The running softmax of one query over the keys seen so far (Milakov & Gimelshein 2018): largest score, sum of
