@@ -61,9 +61,6 @@ class NativeRunner:
         """Run the batch; see `Runner.step`. Raises ValueError for a batch that contradicts itself or its slots."""
         config = self.config
         batch.check(self.num_pages, config.vocab_size, self.num_slots)
-        for name, rows in (("logit_rows", batch.logit_rows), ("hidden_rows", batch.hidden_rows)):
-            if len(rows) and not 0 <= rows.min() <= rows.max() < len(batch.ids):
-                raise ValueError(f"{name} {rows.tolist()} must lie between 0 and {len(batch.ids) - 1}")
         arrays: dict[str, NDArray[Any]] = {
             name: np.ascontiguousarray(getattr(batch, name), np.int64)
             for name in ("ids", "cu_seqlens", "positions", "page_table", "state_slots", "logit_rows", "hidden_rows")

@@ -59,6 +59,9 @@ class StepBatch:
             raise ValueError("positions must be consecutive within each sequence")
         if (self.ids < 0).any() or (self.ids >= vocab_size).any():
             raise ValueError(f"token ids must lie between 0 and {vocab_size - 1}")
+        for name, wanted in (("logit_rows", self.logit_rows), ("hidden_rows", self.hidden_rows)):
+            if (wanted < 0).any() or (wanted >= rows).any():
+                raise ValueError(f"{name} {wanted.tolist()} must lie between 0 and {rows - 1}")
         if len(self.page_table) != len(lengths) or len(self.state_slots) != len(lengths):
             raise ValueError("page_table and state_slots need one row a sequence")
         slots = self.state_slots
