@@ -10,11 +10,13 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from octavo.checkpoint.pack import Pack
 from octavo.config import LayerSpec
 from octavo.engine.native_runner import NativeRunner
 from octavo.models import Decoder
@@ -22,7 +24,7 @@ from octavo.models.packing import Packing
 from tests.engine.native import VARIANTS, poisoned, row_errors, same_bits, variant
 from tests.engine.steps import CONTRADICTIONS, GOOD, PAGES, batch, contradicting, tokens
 from tests.native.kernels import isas, using
-from tests.quantised import packed, quantised, random_decoder
+from tests.quantised import altered, packed, quantised, random_decoder
 from tests.tiny import tiny_config
 
 LONG, SHORT = (75, 66, 70), tuple(range(1, 11)) * 2  # rows: more than two pages, and much less than one
@@ -158,6 +160,30 @@ def test_a_request_that_is_nan_does_not_touch_its_neighbours(isa, kv, tmp_path) 
         results.append(runner.step(both).logits)
     assert np.isnan(results[1][:5]).all()
     assert same_bits(results[1][5:], results[0][5:])
+
+
+@pytest.mark.parametrize("kv", ["float32", "int8"])
+@pytest.mark.parametrize("name", ["mixtral", "minimax"])
+def test_a_token_that_is_nan_spoils_what_comes_after_it_and_nothing_else(isa, name, kv, tmp_path) -> None:
+    """Token 2 has NaN scales in the pack, which no model has that was quantised."""
+    pack = packed(random_decoder(variant(name, tie_embeddings=False)), tmp_path / "pack", 4)
+    ids = np.concatenate((tokens(40) // 3 + 3, tokens(40, 1) // 3 + 3))
+    expected = poisoned(pack, kv).step(batch([(ids[:40], 0, [0, 1]), (ids[40:], 0, [2, 3])], logit_rows=np.arange(80)))
+
+    def spoil(header: dict[str, Any], tensors: np.ndarray) -> None:
+        groups, at = -(-pack.config.hidden_size // 32), header["tensors"]["embed"]["offset"]
+        scales = tensors[at : at + groups * pack.lanes * 2].view(np.float16)  # native/src/pack.h: of the first tile
+        scales.reshape(groups, pack.lanes)[:, 2] = np.nan
+
+    ids[33] = 2
+    runner = poisoned(Pack(altered(tmp_path / "pack", tmp_path / "spoilt", spoil)), kv, threads=2)
+    for chunk in (slice(0, 35), slice(35, 40)):
+        part = (ids[:40][chunk], chunk.start, [0, 1]), (ids[40:][chunk], chunk.start, [2, 3])
+        logits = np.split(runner.step(batch(list(part), logit_rows=np.arange(2 * len(part[0][0])))).logits, 2)
+        whole = expected.logits[:40][chunk], expected.logits[40:][chunk]
+        before = max(33 - chunk.start, 0)
+        assert np.isnan(logits[0][before:]).all() and same_bits(logits[1], whole[1])
+        assert not before or same_bits(logits[0][:before], whole[0][:before])
 
 
 # ---- what comes back, slots, refusals
