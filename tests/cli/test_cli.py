@@ -26,13 +26,13 @@ def octavo(capsys, *arguments: object) -> tuple[int, str, list[str]]:
     with pytest.raises(SystemExit) as exit_:
         main([str(argument) for argument in arguments])
     captured = capsys.readouterr()
-    return exit_.value.code or 0, captured.out, captured.err.strip().splitlines()
+    return exit_.value.code or 0, captured.out, captured.err.splitlines()
 
 
 def refused(result: tuple[int, str, list[str]], status: int, *words: str) -> None:
     code, out, err = result
     assert (code, out) == (status, "")
-    assert err and all(word in err[-1] for word in words), err
+    assert err and all(err) and all(word in err[-1] for word in words), err
     assert "Traceback" not in "\n".join(err)
 
 
