@@ -90,12 +90,12 @@ def load_model(model: str, quant: str | None, device: str, dtype: str | None) ->
 
     Raises UsageError for a device torch does not have, and for options that exclude each other.
     """
-    from octavo.engine.open import open_model
+    from octavo.engine.open import is_cpu, open_model
 
     bits = parse_quant(quant, dtype)
-    if bits and device != "cpu":
+    if bits and not is_cpu(device):
         raise UsageError(f"--quant {quant} runs on the CPU core: leave out --device {device}, or --quant")
-    if device != "cpu":
+    if not is_cpu(device):
         _check_device(device)
     with progress_bar() as progress:
         opened = open_model(model, bits, device, parse_dtype(dtype), progress)

@@ -238,6 +238,8 @@ def test_errors_carry_their_status() -> None:
 def test_quant_reaches_the_core(models, capsys, given, said) -> None:
     status, _, err = octavo(capsys, "generate", models / "mixture", "The", "--max-new-tokens", 2, *given)
     assert status == 0 and any(line.startswith(f"{said} weights on the CPU core") for line in err)
+    given = (*given, "--device", "cpu:0")
+    assert octavo(capsys, "generate", models / "mixture", "The", "--max-new-tokens", 2, *given)[2][-1] == err[-1]
     refused(octavo(capsys, "generate", models / "mixture", "The", "--quant", "int3"), 2, "int3", "int4, int8")
     refused(octavo(capsys, "quickstart", "--once", "x", "--quant", "int3"), 2, "int3")
     refused(
