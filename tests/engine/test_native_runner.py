@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from octavo.checkpoint.pack import Pack
-from octavo.config import LayerSpec
+from octavo.config import LayerSpec, ResidualConfig
 from octavo.engine.native_runner import NativeRunner
 from octavo.models import Decoder
 from octavo.models.packing import Packing
@@ -120,6 +120,32 @@ def test_experts_without_and_with_all_tokens(isa, tmp_path) -> None:
     assert (counts == [0, 0, 0, LENGTH, 0]).all()
 
 
+def test_experts_that_score_the_same_are_taken_from_the_lowest_number_on(isa, tmp_path) -> None:
+    decoder = random_decoder(variant("mixtral"))
+    for layer in decoder.layers:
+        layer.mlp.router.weight.data.zero_()
+    counts = NativeRunner(packed(decoder, tmp_path / "pack", 4), 4).step(batch([(tokens(9), 0, [0])])).expert_counts
+    assert (counts == [9, 9, 9, 0, 0]).all()
+
+
+@pytest.mark.parametrize(("experts", "top_k"), [(130, 2), (5, 1)])
+@pytest.mark.parametrize("isa", isas()[:1], indirect=True)
+def test_many_experts_and_one_of_several(isa, experts, top_k, tmp_path) -> None:
+    config = variant("mixtral", num_experts=experts, top_k=top_k, layers=(LayerSpec(mlp="experts"),))
+    counts, errors = compare(random_decoder(config), tmp_path, 4, "float32", SHORT)
+    assert mostly_equal(errors) and all(part.any() for part in np.array_split(counts[0], 5))
+
+
+@pytest.mark.parametrize("isa", isas()[:1], indirect=True)
+def test_small_values_are_not_taken_for_zeros(isa, tmp_path) -> None:
+    """In int8: attention's input is 1e-20 of the usual, and what comes out of it counts 1e20 times."""
+    decoder = random_decoder(variant("mixtral", residual=ResidualConfig(softmax=(1.0, 1e20))))
+    for layer in decoder.layers:
+        layer.attention_norm.weight.data *= 1e-20
+    _, errors = compare(decoder, tmp_path, 8, "int8", SHORT)
+    assert mostly_equal(errors)
+
+
 def test_plain_fp32_is_further_away_than_the_bounds(tmp_path) -> None:
     """So the bounds above do tell quantised from unquantised, and 4 bits from 8."""
     decoder, ids = random_decoder(variant("mixtral")), torch.from_numpy(tokens(LENGTH))
@@ -128,6 +154,22 @@ def test_plain_fp32_is_further_away_than_the_bounds(tmp_path) -> None:
         for bits, least in ((8, 1e-3), (4, 2e-2)):
             exact = quantised(decoder, bits)
             assert row_errors(exact.logits(exact(ids).hidden).numpy(), plain).min() > least
+
+
+@pytest.mark.parametrize("kv", ["float32", "int8"])
+@pytest.mark.parametrize("isa", isas()[:1], indirect=True)
+def test_pages_beyond_what_32_bits_can_number(isa, kv, tmp_path) -> None:
+    """The last pages of a memory of 2^31 numbers, of which the system gives those that are written to."""
+    config = variant("llama", layers=(LayerSpec(),), num_kv_heads=6, head_dim=16)
+    pack, pages = packed(random_decoder(config), tmp_path / "pack", 8), 2**31 // (6 * 16 * 32) + 2
+    try:
+        large = NativeRunner(pack, pages, kv=kv)
+    except MemoryError as error:
+        pytest.skip(f"the system promises no such memory: {error}")
+    ids, logits = tokens(40), []
+    for runner, table in ((poisoned(pack, kv), [0, 1]), (large, [pages - 1, pages - 2])):
+        logits.append(runner.step(batch([(ids, 0, table)], logit_rows=np.arange(40))).logits)
+    assert same_bits(logits[1], logits[0])
 
 
 # ---- what is not finite
