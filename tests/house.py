@@ -20,7 +20,7 @@ from pathlib import Path
 # Left imports nothing of right; rooms of one group stand beside one another and do not import each other.
 ORDER = (
     ("errors",),
-    ("config", "progress", "sandbox"),
+    ("config", "plots", "progress", "sandbox"),
     ("ops", "native"),
     ("data",),
     ("models",),

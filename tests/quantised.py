@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from octavo.checkpoint.names import tensor_table
 from octavo.checkpoint.pack import Pack, write_pack
-from octavo.config import Bits, ModelConfig
+from octavo.config import Bits, FormBits, ModelConfig
 from octavo.models import Decoder
 from octavo.models.attention import LocalAttention, SoftmaxAttention
 from octavo.models.moe import Experts
@@ -50,7 +50,7 @@ def random_decoder(config: ModelConfig, seed: int = 0) -> Decoder:
     return decoder
 
 
-def packed(decoder: Decoder, path: Path, bits: Bits) -> Pack:
+def packed(decoder: Decoder, path: Path, bits: FormBits) -> Pack:
     """The decoder's pack, for the kernels in use."""
     write_pack(MemorySource(decoder), bits, path)
     return Pack(path)
@@ -101,18 +101,26 @@ class _Int8Attention(LocalAttention):
         return super().attend(q, k, v, packing, window)
 
 
-def quantised(decoder: Decoder, bits: Bits, kv: str = "float32") -> Decoder:
-    """A copy that computes as the core should: every matrix and what it is multiplied with quantised, and with `kv`
-    "int8" keys and values too."""
+def quantised(decoder: Decoder, bits: FormBits, kv: str = "float32") -> Decoder:
+    """A copy that computes as the core should: every matrix and what it is multiplied with quantised, with 16 bits the
+    matrices rounded to bf16 alone, and with `kv` "int8" keys and values too."""
     decoder = copy.deepcopy(decoder)
+    if bits == 16:
+        for name, parameter in decoder.named_parameters():
+            if parameter.ndim > 1 and "router" not in name and "coefficient" not in name:
+                parameter.data = parameter.data.bfloat16().float()
     for module in list(decoder.modules()):
         if kv == "int8" and isinstance(module, SoftmaxAttention):
             module.inner = _Int8Attention()
         for name, child in list(module.named_children()):
+            if bits == 16:
+                continue
             if isinstance(child, nn.Linear) and name not in ("lm_head", "coefficient"):
                 setattr(module, name, _Linear(child.weight, bits))
             elif isinstance(child, Experts):
                 setattr(module, name, _Experts(child, bits))
+    if bits == 16:
+        return decoder.eval()
     table = decoder.embed.weight
     head = _Linear(table if decoder.config.tie_embeddings else decoder.lm_head.weight, bits)
     decoder.__dict__["logits"] = head  # a module set as an attribute would not come before the class's method

@@ -15,7 +15,7 @@ from octavo.config import LayerSpec, ModelConfig
 
 FP32 = 4  # bytes: norms, routers and states, in every form of a model
 # Bytes of a weight in a matrix; int4 and int8 have an fp16 scale for each group of 32.
-WEIGHT_BYTES = {"fp32": 4.0, "int8": 1 + 2 / 32, "int4": 1 / 2 + 2 / 32}
+WEIGHT_BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 1 + 2 / 32, "int4": 1 / 2 + 2 / 32}
 
 
 @dataclass(frozen=True)

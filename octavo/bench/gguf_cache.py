@@ -1,23 +1,23 @@
 """The same weights as a GGUF file for llama.cpp, made once by `octavo convert` and kept."""
 
-import hashlib
 import subprocess
 import sys
 from pathlib import Path
 
+from octavo.checkpoint.pack_cache import identity
 from octavo.errors import UserError
 
-GGUF_TYPES = {"int4": "q4_0", "int8": "q8_0", "fp32": "f32"}  # of the same width as octavo's form
+GGUF_TYPES = {"int4": "q4_0", "int8": "q8_0", "bf16": "f16", "fp32": "f32"}  # of the same width as octavo's form
 
 
 def cached_gguf(model: Path, quant: str, folder: Path) -> Path:
-    """The GGUF file of `model` in `folder`, whose name carries its type and a hash of the model's
-    files (name, size, time).
+    """The GGUF file of `model` in `folder`, whose name carries its type and a digest of the model's state.
 
     Made if it is not there, by a process of its own. Raises UserError when the model has no GGUF form.
     """
     kind = GGUF_TYPES[quant]
-    out = folder / f"{model.stem}-{_key(model)}.{kind}.gguf"
+    name = model.name if model.is_dir() else model.stem
+    out = folder / f"{name}-{identity(model)[:12]}.{kind}.gguf"
     if out.is_file():
         return out
     folder.mkdir(parents=True, exist_ok=True)
@@ -38,10 +38,3 @@ def cached_gguf(model: Path, quant: str, folder: Path) -> Path:
         reason = said[-1] if said else f"exit status {done.returncode}"
         raise UserError(f"--peer llama.cpp: {model} cannot be written as GGUF ({reason}); give a file with --peer-file")
     return out
-
-
-def _key(model: Path) -> str:
-    """Changes when the model does."""
-    files = sorted(path for path in model.iterdir() if path.is_file()) if model.is_dir() else [model]
-    facts = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return hashlib.sha256(repr(facts).encode()).hexdigest()[:12]

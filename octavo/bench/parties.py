@@ -22,7 +22,7 @@ _WORKERS = Path(__file__).parent / "workers"
 @dataclass(frozen=True)
 class PeerOptions:
     """Which peers, and for llama.cpp: its interpreter, a GGUF file in place of the converted model, the depth to which
-    it is measured. Raises UsageError for a name that is none of PEERS."""
+    it is measured. Raises UsageError for a name that is none of PEERS, and for what would go unused."""
 
     names: Sequence[str] = ()
     python: str | None = None
@@ -35,16 +35,27 @@ class PeerOptions:
                 raise UsageError(f"--peer is {name!r}: choose one of {', '.join(PEERS)}")
         if len(set(self.names)) < len(self.names):
             raise UsageError("--peer names a peer twice: once is enough")
+        for option, value in (("--peer-file", self.file), ("--peer-python", self.python)):
+            if value is not None and "llama.cpp" not in self.names:
+                raise UsageError(
+                    f"{option} is {value}, which only llama.cpp uses: add --peer llama.cpp, or leave it out"
+                )
 
 
 def own_party(
-    model: Path, quant: str, config: ModelConfig, metrics: Sequence[Metric], steps: int, threads: int
+    model: Path,
+    quant: str,
+    config: ModelConfig,
+    metrics: Sequence[Metric],
+    steps: int,
+    threads: int,
+    name: str = "octavo",
 ) -> Party:
-    """octavo on `model`, with memory for the largest of the metrics."""
+    """octavo on `model`, a pack too, with memory for the largest of the metrics."""
     warm_up = Metric("prefill", CHUNK)
     pages = max(pages_needed(metric, steps) for metric in (*metrics, warm_up))
     slots = max(metric.sequences for metric in metrics) if config.lightning_layers else 0
-    return _module("octavo", "own", threads, str(model), quant, str(pages), str(slots), str(threads))
+    return _module(name, "own", threads, str(model), quant, str(pages), str(slots), str(threads))
 
 
 def limits_party(threads: int) -> Party:

@@ -1,15 +1,17 @@
-"""Bars of the rates with the bound as a line; prefill and decode in a panel each."""
+"""Bars of the rates, each with its bound as a line; prefill and decode in a panel each."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from octavo.checkpoint.lineage_plot import write_png
+from octavo.bench.results import named_parties
+from octavo.plots import write_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLOURS = ("#440154", "#21918c", "#fde725")  # ends and middle of viridis, apart in grey too
+# ends and middle of viridis, apart in grey too, then what lies between them
+_COLOURS = ("#440154", "#21918c", "#fde725", "#3b528b", "#5ec962")
 _BAR = 0.8  # of the distance between two metrics, all parties together
 
 
@@ -30,7 +32,7 @@ def draw(figures: Mapping[str, Any], out: Path) -> None:
 
 
 def _bars(axes: "Axes", figures: Mapping[str, Any], names: list[str]) -> None:
-    parties = {"octavo": figures["ours"], **figures["peers"]}
+    parties = named_parties(figures)
     width = _BAR / len(parties)
     for place, (party, rates) in enumerate(parties.items()):
         left = (place - (len(parties) - 1) / 2) * width
@@ -39,9 +41,9 @@ def _bars(axes: "Axes", figures: Mapping[str, Any], names: list[str]) -> None:
         colour = _COLOURS[place % len(_COLOURS)]
         bars = axes.bar(places, heights, width, label=party, color=colour, edgecolor="black", linewidth=0.4)
         axes.bar_label(bars, fmt=_short, fontsize=7)
-    bounds = figures["ours"]["bound"]
-    begins, ends = ([index + half for index in range(len(names))] for half in (-_BAR / 2, _BAR / 2))
-    axes.hlines([bounds[name] for name in names], begins, ends, colors="crimson", label="bound of octavo's form")
+        bounds = [rates["bound"][name] for name in names if name in rates]
+        begins, ends = ([middle + half for middle in places] for half in (-width / 2, width / 2))
+        axes.hlines(bounds, begins, ends, colors="crimson", label="bound" if place == len(parties) - 1 else "")
     axes.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize=8)
 
 

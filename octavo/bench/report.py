@@ -5,9 +5,11 @@ import os
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from octavo.bench.machine import cpu_name
+from octavo.bench.results import named_parties
 from octavo.errors import UsageError, UserError
 
 NOTE = (
@@ -17,21 +19,17 @@ NOTE = (
 
 
 def table(figures: Mapping[str, Any]) -> str:
-    """One row a metric: our rate, the bytes of a step, the share of the bound; each peer's rate and the ratio."""
-    peers = list(figures["peers"])
-    rows = [["tokens/s", "octavo", "MB/step", "share", *(word for name in peers for word in (name, "ratio"))]]
-    rows += [_row(figures, metric, peers) for metric in figures["metrics"]]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
-    return "\n".join([_headline(figures), "", *lines, "", NOTE])
+    """One row a metric: our rate, the bytes of a step, the share of the bound; each peer's rate and the ratio. Below it
+    the dense models, where there are any."""
+    blocks = [_headline(figures), _aligned(_rows(figures))]
+    if figures["dense"]:
+        blocks += [fill(_dense_line(figures), 80), _aligned(_dense_rows(figures))]
+    return "\n\n".join([*blocks, NOTE])
 
 
 def markdown(figures: Mapping[str, Any]) -> str:
     """A page with the machine, date, commit and versions, medians, and the lowest and highest of the rounds."""
-    parties = {"octavo": figures["ours"], **figures["peers"]}
-    about = [f"- {name}: {party['version']}{_loaded(party)}" for name, party in parties.items()]
-    head = ["metric", "octavo", "MB/step", "share", *(word for name in figures["peers"] for word in (name, "ratio"))]
-    rows = [_row(figures, metric, list(figures["peers"]), spread=True) for metric in figures["metrics"]]
+    about = [f"- {name}: {party['version']}{_loaded(party)}" for name, party in named_parties(figures).items()]
     errors = [f"- not measured: {reason}" for missing in figures["errors"].values() for reason in missing.values()]
     return "\n".join([
         f"# {figures['model']}, {figures['quant']}",
@@ -42,8 +40,9 @@ def markdown(figures: Mapping[str, Any]) -> str:
         "",
         *about, *errors,
         "",
-        *(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)),
+        *_piped(_rows(figures, spread=True)),
         "",
+        *([_dense_line(figures), "", *_piped(_dense_rows(figures, spread=True)), ""] if figures["dense"] else []),
         NOTE.replace("\n", " "),
         "",
     ])  # fmt: skip
@@ -77,20 +76,55 @@ def _headline(figures: Mapping[str, Any]) -> str:
     )
 
 
-def _row(figures: Mapping[str, Any], metric: str, peers: list[str], spread: bool = False) -> list[str]:
-    ours = figures["ours"]
-    row = [metric, _rate(ours, metric, spread), f"{ours['bytes'][metric] / 1e6:.1f}", f"{ours['share'][metric]:.0%}"]
-    for name in peers:
-        ratio = figures["ratio"][name].get(metric)
-        row += [_rate(figures["peers"][name], metric, spread), "-" if ratio is None else f"{ratio:.2f}"]
-    return row
+def _dense_line(figures: Mapping[str, Any]) -> str:
+    sizes = " and ".join(f"{size} ({found['parameters'] / 1e9:.3g} B)" for size, found in figures["dense"].items())
+    return f"Beside dense models of the mixture's shape, of its {sizes} parameters, with random weights:"
 
 
-def _rate(party: Mapping[str, Any], metric: str, spread: bool) -> str:
+def _rows(figures: Mapping[str, Any], spread: bool = False) -> list[list[str]]:
+    peers = figures["peers"]
+    rows = [["tokens/s", "octavo", "MB/step", "share", *(word for name in peers for word in (name, "ratio"))]]
+    for metric in figures["metrics"]:
+        row = [metric, *_cells(figures["ours"], metric, spread)]
+        for name, peer in peers.items():
+            row += [_cells(peer, metric, spread)[0], _ratio(figures, name, metric)]
+        rows.append(row)
+    return rows
+
+
+def _dense_rows(figures: Mapping[str, Any], spread: bool = False) -> list[list[str]]:
+    dense = figures["dense"]
+    rows = [["tokens/s", *(word for size in dense for word in (size, "MB/step", "share", "ratio"))]]
+    for metric in figures["metrics"]:
+        row = [metric]
+        for size, party in dense.items():
+            row += [*_cells(party, metric, spread), _ratio(figures, f"dense_{size}", metric)]
+        rows.append(row)
+    return rows
+
+
+def _cells(party: Mapping[str, Any], metric: str, spread: bool) -> list[str]:
+    """Rate, MB of a step, share of the bound."""
     if metric not in party:
-        return "-"
+        return ["-", "-", "-"]
     samples = party["samples"][metric]
-    return f"{party[metric]:.1f}" + (f" ({min(samples):.1f} to {max(samples):.1f})" if spread else "")
+    rate = f"{party[metric]:.1f}" + (f" ({min(samples):.1f} to {max(samples):.1f})" if spread else "")
+    return [rate, f"{party['bytes'][metric] / 1e6:.1f}", f"{party['share'][metric]:.0%}"]
+
+
+def _ratio(figures: Mapping[str, Any], name: str, metric: str) -> str:
+    ratio = figures["ratio"][name].get(metric)
+    return "-" if ratio is None else f"{ratio:.2f}"
+
+
+def _aligned(rows: list[list[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows)
+
+
+def _piped(rows: list[list[str]]) -> list[str]:
+    head, *others = rows
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *others)]
 
 
 def _loaded(party: Mapping[str, Any]) -> str:

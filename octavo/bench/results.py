@@ -1,7 +1,7 @@
 """From answers to figures: median rates, bytes, shares of the bound, ratios; the one object that --json prints."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean, median
 from typing import Any
 
@@ -9,30 +9,37 @@ from octavo.bench.bounds import Widths, bound, expected_expert_reads, step_bytes
 from octavo.bench.machine import Machine
 from octavo.bench.metrics import CHUNK, Metric
 from octavo.bench.schedule import Measured, Plan
+from octavo.checkpoint.figures import model_figures
 from octavo.config import ModelConfig
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What was measured: the model's name and shape, the form of its weights, and with how many threads."""
+    """What was measured: the model's name and shape, the form of its weights, with how many threads; and the shapes of
+    the dense models beside it by size, `active` and `total`, measured as parties called `dense_active` and so on."""
 
     model: str
     config: ModelConfig
     quant: str
     threads: int
+    dense: Mapping[str, ModelConfig] = field(default_factory=dict)
 
 
 def figures(subject: Subject, plan: Plan, machine: Machine, measured: Mapping[str, Measured]) -> dict[str, Any]:
-    """Everything found as one JSON object; the first of `measured` is octavo, the others are peers.
+    """Everything found as one JSON object; the first of `measured` is octavo, the others are peers and dense models.
 
     Rates are tokens/s, medians over the rounds, all of them in `samples`. `bytes` is what a step has to move with the
-    party's own widths and `share` the rate divided by the bound that follows (bounds.py). A ratio is our median divided
-    by theirs.
+    party's own widths and shape, and `share` the rate divided by the bound that follows (bounds.py). `dense` holds by
+    size what `peers` holds by name, and the `parameters` of each. A ratio is our median divided by theirs; `ratio` and
+    `errors` call the dense models dense_active and dense_total.
     """
-    names = list(measured)
-    reads = _expert_reads(subject.config, plan.metrics, measured[names[0]])
-    parties = {name: _party(subject, plan, machine, found, reads) for name, found in measured.items()}
-    ours, peers = parties[names[0]], {name: parties[name] for name in names[1:]}
+    first, *others = measured
+    reads = _expert_reads(subject.config, plan.metrics, measured[first])
+    shapes = {f"dense_{size}": config for size, config in subject.dense.items()}
+    parties = {
+        name: _party(shapes.get(name, subject.config), plan, machine, found, reads) for name, found in measured.items()
+    }
+    ours = parties[first]
     return {
         "model": subject.model,
         "quant": subject.quant,
@@ -42,13 +49,22 @@ def figures(subject: Subject, plan: Plan, machine: Machine, measured: Mapping[st
         "machine": machine.as_dict(),
         "metrics": [metric.name for metric in plan.metrics],
         "ours": ours,
-        "peers": peers,
-        "ratio": {
-            name: {metric.name: ours[metric.name] / peer[metric.name] for metric in plan.metrics if metric.name in peer}
-            for name, peer in peers.items()
+        "peers": {name: parties[name] for name in others if name not in shapes},
+        "dense": {
+            size: {"parameters": model_figures(config).total_parameters, **parties[f"dense_{size}"]}
+            for size, config in subject.dense.items()
         },
-        "errors": {name: measured[name].errors for name in names[1:] if measured[name].errors},
+        "ratio": {
+            name: {metric: ours[metric] / parties[name][metric] for metric in parties[name]["share"]} for name in others
+        },
+        "errors": {name: measured[name].errors for name in others if measured[name].errors},
     }
+
+
+def named_parties(figures: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The figures of every party by the name that people read."""
+    dense = {f"dense, {size} size": party for size, party in figures["dense"].items()}
+    return {"octavo": figures["ours"], **figures["peers"], **dense}
 
 
 def _expert_reads(config: ModelConfig, metrics: Sequence[Metric], ours: Measured) -> dict[str, float]:
@@ -62,7 +78,7 @@ def _expert_reads(config: ModelConfig, metrics: Sequence[Metric], ours: Measured
 
 
 def _party(
-    subject: Subject, plan: Plan, machine: Machine, found: Measured, expert_reads: Mapping[str, float]
+    config: ModelConfig, plan: Plan, machine: Machine, found: Measured, expert_reads: Mapping[str, float]
 ) -> dict[str, Any]:
     widths = Widths(found.about["weight_bytes"], found.about["key_value_bytes"])
     rates: dict[str, float] = {}
@@ -72,8 +88,8 @@ def _party(
         if name in found.samples:
             samples[name] = [sample["tokens"] / sample["seconds"] for sample in found.samples[name]]
             rates[name] = median(samples[name])
-            moved[name] = round(step_bytes(subject.config, metric, plan.steps, expert_reads[name], widths))
-            limits[name] = bound(subject.config, metric, moved[name], machine.read_gb_s, machine.sgemm_gflops)
+            moved[name] = round(step_bytes(config, metric, plan.steps, expert_reads[name], widths))
+            limits[name] = bound(config, metric, moved[name], machine.read_gb_s, machine.sgemm_gflops)
             shares[name] = rates[name] / limits[name]
     about = {key: value for key, value in found.about.items() if key != "ready"}
     return {**rates, "bytes": moved, "bound": limits, "share": shares, "samples": samples, **about}

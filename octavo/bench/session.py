@@ -19,11 +19,15 @@ from octavo.bench.party import Party, Worker
 from octavo.bench.results import Subject, figures
 from octavo.bench.schedule import Plan, run
 from octavo.bench.workers.own import QUANTS
-from octavo.checkpoint.pack_cache import stored_bits
+from octavo.checkpoint.hub import is_hub_name
+from octavo.checkpoint.pack_cache import locate, stored_bits
 from octavo.config import home
 from octavo.errors import UsageError, UserError
+from octavo.native.cores import cores
 from octavo.native.library import NativeUnavailable, library
 from octavo.progress import Progress, silent
+
+DEFAULT_QUANT = "int4"  # of weights that are not quantised yet
 
 
 def find_model(spec: str, progress: Progress = silent) -> Path:
@@ -31,16 +35,12 @@ def find_model(spec: str, progress: Progress = silent) -> Path:
 
     Raises UserError when there is nothing of the kind.
     """
-    path = Path(spec).expanduser()
-    if path.exists():
-        return path
+    if Path(spec).expanduser().exists() or is_hub_name(spec):
+        return locate(spec)
     from octavo.bench.shapes import SHAPES, synthetic_folder
-    from octavo.checkpoint.hub import download, is_hub_name
 
     if spec in SHAPES:
         return synthetic_folder(spec, SHAPES[spec], _cache(), progress)
-    if is_hub_name(spec):
-        return download(spec)
     raise UserError(f"{spec}: no such folder or file, no shape ({', '.join(SHAPES)}) and not a hub name (owner/name)")
 
 
@@ -51,23 +51,37 @@ def chosen_quant(model: Path, quant: str | None) -> str:
     """
     stored = stored_bits(model)
     if stored is None:
-        return quant or "int4"
+        return quant or DEFAULT_QUANT
     if quant not in (None, "fp32", f"int{stored}"):
         raise UserError(f"{model}: is quantised to int{stored}; measure that, or the checkpoint that it was made from")
     return quant or f"int{stored}"
 
 
-def check_quant(quant: str | None) -> None:
-    """Raise UsageError for a form of weights that nobody knows, UserError for one that cannot be computed here."""
-    if quant is None:
-        return
-    if quant not in WEIGHT_BYTES:
-        raise UsageError(f"--quant is {quant!r}: choose one of {', '.join(WEIGHT_BYTES)}")
-    if QUANTS[quant] is not None:
+def check_quant(quant: str | None, dense: bool = False) -> None:
+    """Raise UsageError for a form of weights that nobody knows or that excludes `dense` models, UserError for one that
+    cannot be computed here.
+
+    None needs the native core: `chosen_quant` never makes fp32 of it.
+    """
+    form = quant or DEFAULT_QUANT
+    if form not in WEIGHT_BYTES:
+        raise UsageError(f"--quant is {form!r}: choose one of {', '.join(WEIGHT_BYTES)}")
+    if dense and QUANTS[form] is None:
+        raise UsageError(f"--dense with --quant {form}: dense models run on the native core; choose another form")
+    if QUANTS[form] is not None:
         try:
             library()
         except NativeUnavailable as error:
-            raise UserError(f"--quant {quant}: {error}; --quant fp32 needs only torch") from None
+            raise UserError(f"--quant {form}: {error}; --quant fp32 needs only torch") from None
+
+
+def chosen_threads(threads: int | None) -> int:
+    """The threads asked for, else as many as there are cores. Raises UsageError for more: they would wait for one
+    another, and measuring the machine takes memory for each of them."""
+    usable = cores()
+    if threads is not None and threads > usable:
+        raise UsageError(f"--threads is {threads}: octavo may use {usable} cores here; take that many or fewer")
+    return threads or usable
 
 
 def bench(
@@ -78,24 +92,31 @@ def bench(
     threads: int,
     say: Callable[[str], None],
     progress: Progress = silent,
+    dense: bool = False,
 ) -> dict[str, Any]:
     """Measure the model on octavo and the peers; returns the object that `octavo bench --json` prints (results.py).
 
-    The machine's limits are measured before and after, and the higher ones count. Raises UserError when the model
-    cannot be used, or a peer is not there or cannot load it; what goes wrong later with a peer is in `errors`.
+    quant: one that `check_quant` lets pass. dense: beside dense models of the mixture's sizes too. The machine's limits
+    are measured before and after, and the higher ones count. Raises UserError when the model cannot be used, or a peer
+    is not there or cannot load it; what goes wrong later with a peer is in `errors`.
     """
+    from octavo.bench.dense import dense_pack, dense_shapes
     from octavo.checkpoint.source import open_source
 
-    check_quant(quant)
+    name = model.resolve().name if model.is_dir() else model.stem
     config = open_source(model).config
+    shapes = dense_shapes(config, name) if dense else {}
     parties = [own_party(model, quant, config, plan.metrics, plan.steps, threads)]
-    parties += [_peer(name, model, quant, peers, threads, say) for name in peers.names]
+    parties += [_peer(peer, model, quant, peers, threads, say) for peer in peers.names]
+    for size, shape in shapes.items():
+        say(f"looking for a dense model of the {size} size, or writing it")
+        pack = dense_pack(shape, quant, _cache(), progress)
+        parties.append(own_party(pack, quant, shape, plan.metrics, plan.steps, threads, f"dense_{size}"))
     say("measuring the machine's limits")
     machine = _limits(threads, plan.timeout)
     measured = run(parties, plan, say, progress)
     machine = machine.best(_limits(threads, plan.timeout))
-    name = model.resolve().name if model.is_dir() else model.stem
-    return figures(Subject(name, config, quant, threads), plan, machine, measured)
+    return figures(Subject(name, config, quant, threads, shapes), plan, machine, measured)
 
 
 def _peer(name: str, model: Path, quant: str, options: PeerOptions, threads: int, say: Callable[[str], None]) -> Party:

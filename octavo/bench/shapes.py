@@ -47,7 +47,7 @@ def synthetic_folder(name: str, config: ModelConfig, parent: Path, progress: Pro
     if folder.is_dir():
         return folder
     planned = [
-        PlannedTensor(tensor, entry.shape, partial(_random, config, tensor, entry.shape))
+        PlannedTensor(tensor, entry.shape, partial(random_tensor, config, tensor, entry.shape))
         for tensor, entry in tensor_table(config).items()
     ]
     with staged_folder(folder) as staging:
@@ -58,8 +58,8 @@ def synthetic_folder(name: str, config: ModelConfig, parent: Path, progress: Pro
     return folder
 
 
-def _random(config: ModelConfig, name: str, shape: tuple[int, ...]) -> Tensor:
-    """From N(0, initializer_range), norms ones; the same for a name on every machine with this torch."""
+def random_tensor(config: ModelConfig, name: str, shape: tuple[int, ...]) -> Tensor:
+    """fp32 [*shape] from N(0, initializer_range), norms ones; the same for a name on every machine with this torch."""
     if len(shape) == 1:
         return torch.ones(shape)
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))

@@ -1,9 +1,5 @@
-"""Heat maps of a lineage: layers down, experts across, one panel a matrix.
+"""Heat maps of a lineage: layers down, experts across, one panel a matrix."""
 
-Only this file and bench/plot.py know matplotlib.
-"""
-
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -11,14 +7,13 @@ from textwrap import fill
 from typing import TYPE_CHECKING
 
 from octavo.checkpoint.lineage import Lineage
-from octavo.errors import UsageError, UserError
+from octavo.plots import write_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-DPI = 100
 COLOURS = "viridis"  # even in lightness, so that it reads in grey and with any colour vision
 _MATRICES = {"w1": "w1 (gate)", "w3": "w3 (up)", "w2": "w2 (down)"}
 _SHORT = {"input_layernorm": "norm 1", "post_attention_layernorm": "norm 2", "block_sparse_moe.gate": "router"}
@@ -42,37 +37,9 @@ class _Panel:
         return min(max(_CELL * len(self.columns), _LEAST), _MOST_WIDE)
 
 
-def check_plot(out: Path) -> None:
-    """Raise UsageError for a name that is not a PNG's, UserError without matplotlib or a folder to write to."""
-    if out.suffix.lower() != ".png":
-        raise UsageError(f"--plot is {out}: the file's name must end in .png")
-    if out.is_dir():
-        raise UsageError(f"--plot is {out}: that is a folder; give the name of a file")
-    if not out.parent.is_dir():
-        raise UserError(f"{out.parent}: no such folder; make it first")
-    if not os.access(out.parent, os.W_OK):
-        raise UserError(f"{out.parent}: cannot be written; choose another place")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise UserError("--plot needs matplotlib: pip install 'octavo[plot]'") from None
-
-
 def draw(found: Lineage, out: Path) -> None:
     """Write the heat maps as the PNG `out`, as `write_png` does. Colours run from 0 to 1."""
     write_png(_figure(found), out)
-
-
-def write_png(figure: "Figure", out: Path) -> None:
-    """Write a figure as the PNG `out`, which is replaced whole or not at all. Raises UserError where it cannot."""
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
-        figure.savefig(temporary, format="png", dpi=DPI)
-        os.replace(temporary, out)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror}); choose another place") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _figure(found: Lineage) -> "Figure":

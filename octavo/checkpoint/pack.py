@@ -24,10 +24,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from octavo.config import Bits, LayerSpec, ModelConfig, ResidualConfig, RopeConfig
+from octavo.config import FORMS, FormBits, LayerSpec, ModelConfig, ResidualConfig, RopeConfig, form_name
 from octavo.errors import UserError
 from octavo.native.cores import cores
 from octavo.native.library import UNIT, library
+from octavo.native.memory import usable_memory
 from octavo.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -144,8 +145,8 @@ class Pack:
     """A pack mapped read-only; `tensor` gives views into the file."""
 
     def __init__(self, path: Path) -> None:
-        """Raises DamagedPack unless it is whole, unaltered (all of it is read once) and made for this library's lanes,
-        UserError when the file cannot be opened."""
+        """Raises DamagedPack unless it is whole, unaltered and made for this library's lanes, UserError when the file
+        cannot be opened. All of it is read for that; if it is larger than memory, only the first time."""
         self.path = path
         try:
             with open(path, "rb") as file:
@@ -156,7 +157,7 @@ class Pack:
             if (header["version"], self.lanes) != (VERSION, library().lanes):
                 raise ValueError("made by another version or for other kernels")
             self.config = config_from(header["config"])
-            self.bits: int = header["bits"]
+            self.bits: FormBits = header["bits"]
             self.label: str = header["label"]
             self.side_files = {name: base64.b64decode(text) for name, text in header["side_files"].items()}
             self._tensors: Mapping[str, dict[str, Any]] = header["tensors"]
@@ -167,7 +168,12 @@ class Pack:
             raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions, or remove it") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedPack(f"{path}: {error}") from None
-        self._verify()
+        memory = usable_memory()
+        self.fits_memory = memory is None or self.nbytes <= memory
+        if self.fits_memory:
+            self._verify()
+        else:
+            self._verify_once()
 
     def tensor(self, name: str) -> NDArray[Any]:
         """A tensor's memory: uint8 of a packed matrix, fp32 [..] of any other."""
@@ -198,7 +204,7 @@ class Pack:
 
     def _check_sizes(self) -> None:
         """Raise ValueError for a tensor of another size than the config implies: kernels would read past its end."""
-        if self.bits not in (4, 8):
+        if self.bits not in FORMS.values():
             raise ValueError(f"bits is {self.bits}")
         expected = {
             name: library().packed_bytes(matrix.count * _units(matrix.rows) * UNIT, matrix.cols, self.bits)
@@ -211,6 +217,17 @@ class Pack:
             if entry["bytes"] != size or not whole:
                 raise ValueError(f"{name} has not the size or place that its shape implies")
 
+    def _verify_once(self) -> None:
+        """`_verify`, unless a file beside the pack says that it was found good, and it has not been written since."""
+        status, note = self.path.stat(), checked_note(self.path)
+        told = f"{status.st_ino} {status.st_size} {status.st_mtime_ns}\n"
+        with contextlib.suppress(OSError):
+            if note.read_text() == told:
+                return
+        self._verify()
+        with contextlib.suppress(OSError):  # it is then read again the next time
+            note.write_text(told)
+
     def _verify(self) -> None:
         def whole(entry: dict[str, Any]) -> bool:
             data = self._bytes[entry["offset"] : entry["offset"] + entry["bytes"]]
@@ -222,10 +239,15 @@ class Pack:
                     raise DamagedPack(f"{self.path}: {name} is not what was written")
 
 
-def write_pack(source: "Source", bits: Bits, path: Path, progress: Progress = silent) -> None:
-    """Quantise `source` to `bits` bits (4 or 8) and write its pack, whole or not at all; any number of processes may.
+def checked_note(pack: Path) -> Path:
+    """The file that says of a pack larger than memory that its checksums were compared."""
+    return pack.with_suffix(".checked")
 
-    One matrix is in memory at a time. Raises UserError when the source is damaged or the disk fills.
+
+def write_pack(source: "Source", bits: FormBits, path: Path, progress: Progress = silent) -> None:
+    """Round the matrices of `source` to `bits` bits and write its pack, whole or not at all; many processes may.
+
+    16 bits: bf16. One matrix is in memory at a time. Raises UserError when the source is damaged or the disk fills.
     """
     staged = None
     try:
@@ -253,7 +275,7 @@ def _remove_abandoned(folder: Path) -> None:
                 partial.unlink()
 
 
-def _write(file: BinaryIO, source: "Source", bits: Bits, progress: Progress) -> None:
+def _write(file: BinaryIO, source: "Source", bits: FormBits, progress: Progress) -> None:
     from octavo.checkpoint.pack_tensors import float_tensors, packed_matrix
 
     config, tensors, offset = source.config, {}, 0
@@ -270,7 +292,7 @@ def _write(file: BinaryIO, source: "Source", bits: Bits, progress: Progress) -> 
     matrices = dict(plan(config))
     for done, (name, matrix) in enumerate(matrices.items(), start=1):
         put(name, packed_matrix(source, matrix, bits))
-        progress(f"packing int{bits}", done, len(matrices))
+        progress(f"packing {form_name(bits)}", done, len(matrices))
     for name, values in float_tensors(source):
         put(name, values, shape=list(values.shape))
     header = {

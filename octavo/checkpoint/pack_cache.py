@@ -10,13 +10,13 @@ from pathlib import Path
 
 from octavo.checkpoint.hub import download, is_hub_name
 from octavo.checkpoint.json_files import read_json
-from octavo.checkpoint.pack import VERSION, DamagedPack, Pack, write_pack
-from octavo.config import Bits, home, quantization_bits
+from octavo.checkpoint.pack import VERSION, DamagedPack, Pack, checked_note, write_pack
+from octavo.config import Bits, FormBits, form_name, home, quantization_bits
 from octavo.errors import UserError
 from octavo.native.library import library
 from octavo.progress import Progress, silent
 
-DEFAULT_BITS: Bits = 8  # for weights that are not quantised yet
+DEFAULT_BITS: FormBits = 8  # for weights that are not quantised yet
 _WEIGHTS = (".safetensors", ".gguf")
 _DESCRIBING = (".json", ".jinja", ".model", ".txt")  # a model card or a checksum more makes no other model
 _LONGEST_HEADER = 100 << 20  # bytes: safetensors' own limit
@@ -24,7 +24,7 @@ _LONGEST_NAME = 60  # of a model's own name, characters
 _GGUF_START = 1 << 20  # bytes of a GGUF file that are looked at: most of its metadata
 
 
-def open_pack(model: str | Path, bits: Bits | None = None, progress: Progress = silent) -> Pack:
+def open_pack(model: str | Path, bits: FormBits | None = None, progress: Progress = silent) -> Pack:
     """The pack of a model folder, GGUF file or hub name; bits None means those it is stored in, else 8.
 
     Raises UserError when the model cannot be read, or is quantised to other bits; NativeUnavailable without a CPU core.
@@ -33,7 +33,7 @@ def open_pack(model: str | Path, bits: Bits | None = None, progress: Progress = 
     bits = _bits(path, bits)
     place = path.resolve()
     name = place.name.removesuffix(".gguf")[:_LONGEST_NAME]
-    stem = f"{name}-{_digest(str(place))[:8]}-int{bits}-x{library().lanes}"
+    stem = f"{name}-{_digest(str(place))[:8]}-{form_name(bits)}-x{library().lanes}"
     pack = home() / "packs" / f"{stem}-{identity(path)[:16]}.pack"
     try:
         return Pack(pack)
@@ -43,10 +43,11 @@ def open_pack(model: str | Path, bits: Bits | None = None, progress: Progress = 
     for outdated in pack.parent.glob(f"{glob.escape(stem)}-*.pack"):
         if outdated != pack:
             outdated.unlink(missing_ok=True)
+            checked_note(outdated).unlink(missing_ok=True)
     return opened
 
 
-def _make(path: Path, bits: Bits, pack: Path, progress: Progress) -> None:
+def _make(path: Path, bits: FormBits, pack: Path, progress: Progress) -> None:
     from octavo.checkpoint.source import open_source
 
     write_pack(open_source(path), bits, pack, progress)
@@ -106,11 +107,11 @@ def stored_bits(path: Path) -> Bits | None:
         raise UserError(f"{config}: {error}") from None
 
 
-def _bits(path: Path, wanted: Bits | None) -> Bits:
+def _bits(path: Path, wanted: FormBits | None) -> FormBits:
     stored = stored_bits(path)
     if stored is not None and wanted not in (None, stored):
         raise UserError(
-            f"{path}: is quantised to int{stored}, and int{wanted} would round its weights again: "
+            f"{path}: is quantised to int{stored}, and {form_name(wanted)} would round its weights again: "
             f"take the checkpoint that it was made from, or leave --quant out"
         )
     return wanted or stored or DEFAULT_BITS

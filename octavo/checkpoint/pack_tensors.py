@@ -12,7 +12,8 @@ from octavo.checkpoint.names import tensor_table
 from octavo.checkpoint.pack import Part, PlannedMatrix
 from octavo.checkpoint.quantized import read_quantized
 from octavo.checkpoint.source import Source
-from octavo.config import Bits
+from octavo.config import FormBits
+from octavo.errors import UserError
 from octavo.native.cores import cores
 from octavo.native.library import UNIT, library
 from octavo.ops.linear_attention import decay_slopes
@@ -27,12 +28,15 @@ _SMALL = {  # names in the pack of a layer's fp32 tensors, by their names in the
 }
 
 
-def packed_matrix(source: Source, matrix: PlannedMatrix, bits: Bits) -> NDArray[np.uint8]:
+def packed_matrix(source: Source, matrix: PlannedMatrix, bits: FormBits) -> NDArray[np.uint8]:
     """The bytes of a planned matrix. Raises UserError as reading the source does."""
     rows = matrix.count * -(-matrix.rows // UNIT) * UNIT
     packed = np.empty(library().packed_bytes(rows, matrix.cols, bits), np.uint8)
 
     def put(part: Part) -> None:
+        if bits == 16:
+            library().pack(packed, _bf16(source, part.name), None, matrix.cols, part.first, part.step)
+            return
         quantized = read_quantized(source, part.name, bits)
         qweight, scales = quantized.qweight.numpy(), quantized.scales.numpy()
         library().pack(packed, qweight, scales, matrix.cols, part.first, part.step)
@@ -41,6 +45,14 @@ def packed_matrix(source: Source, matrix: PlannedMatrix, bits: Bits) -> NDArray[
     with ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,)) as workers:
         list(workers.map(put, matrix.parts))
     return packed
+
+
+def _bf16(source: Source, name: str) -> NDArray[np.uint16]:
+    weight = source.tensor(name).to(torch.bfloat16)
+    if not weight.isfinite().all():
+        raise UserError(f"{source.label}: {name} is not finite in bf16; check its weights")
+    bits: NDArray[np.uint16] = weight.contiguous().view(torch.int16).numpy().view(np.uint16)
+    return bits
 
 
 def float_tensors(source: Source) -> Iterator[tuple[str, NDArray[Any]]]:

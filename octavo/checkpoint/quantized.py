@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -15,10 +16,29 @@ from octavo.config import Bits, from_hf, quantization_bits
 from octavo.errors import UserError
 from octavo.ops.quantize import GROUP, Quantized, dequantize, quantize
 
-__all__ = ["STEM", "QuantizedFolder", "is_quantized_folder", "is_quantized_name", "parts", "read_quantized"]
+__all__ = [
+    "STEM",
+    "QuantizedFolder",
+    "QuantizedSource",
+    "is_quantized_folder",
+    "is_quantized_name",
+    "parts",
+    "read_quantized",
+]
 
 STEM = "quantized"  # of the weight files' names: transformers looks for `model`, and would not know what it reads
 _INTEGERS = {4: "U8", 8: "I8"}
+
+
+@runtime_checkable
+class QuantizedSource(Source, Protocol):
+    """A source that has its matrices in `bits` bits."""
+
+    bits: Bits
+
+    def quantized(self, name: str) -> Quantized:
+        """One canonical matrix as it is. Raises UserError for what is damaged."""
+        ...
 
 
 def parts(name: str, shape: tuple[int, ...], bits: Bits) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
@@ -29,11 +49,11 @@ def parts(name: str, shape: tuple[int, ...], bits: Bits) -> dict[str, tuple[tupl
 
 
 def read_quantized(source: Source, name: str, bits: Bits) -> Quantized:
-    """The canonical matrix `name` in `bits` bits: bit for bit where `source` stores it so, else quantised now.
+    """The canonical matrix `name` in `bits` bits: bit for bit where `source` has it so, else quantised now.
 
     Raises UserError naming the tensor when its values are damaged, not finite or too large.
     """
-    if isinstance(source, QuantizedFolder) and source.bits == bits:
+    if isinstance(source, QuantizedSource) and source.bits == bits:
         return source.quantized(name)
     weight = source.tensor(name)
     try:

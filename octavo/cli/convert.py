@@ -1,12 +1,15 @@
 """octavo convert: any checkpoint octavo reads into a Hugging Face folder or a GGUF file."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from octavo.cli.terminal import Json, parse_dtype, parse_quant, progress_bar, report
 from octavo.errors import UsageError
+
+if TYPE_CHECKING:
+    from octavo.config import Bits
 
 
 def run(
@@ -35,7 +38,7 @@ def run(
     from octavo.checkpoint.quantize import quantize_model
     from octavo.checkpoint.source import open_source
 
-    gguf, bits = out.suffix.lower() == ".gguf", parse_quant(quant, dtype)
+    gguf, bits = out.suffix.lower() == ".gguf", _quantised_bits(quant, dtype)
     if gguf and (dtype or quant) is not None:
         raise UsageError(f"--{'dtype' if dtype else 'quant'} is for folders; {out} will be a GGUF file: use --type")
     if kind is not None and not gguf:
@@ -49,3 +52,10 @@ def run(
         else:
             proof = convert(source, out, parse_dtype(dtype), progress)
     report(f"{out}: written. {proof.summary()}", {"out": str(out), "proof": proof.as_dict()}, as_json)
+
+
+def _quantised_bits(quant: str | None, dtype: str | None) -> "Bits | None":
+    bits = parse_quant(quant, dtype)
+    if bits == 16:
+        raise UsageError("--quant is 'bf16': a folder in bf16 is not quantised; use --dtype bfloat16")
+    return bits

@@ -24,8 +24,9 @@ def run(
     Example: octavo lineage ./Mistral-7B-v0.1 ./Mixtral-8x7B-v0.1 --plot lineage.png
     """
     from octavo.checkpoint.lineage import compare_lineage
-    from octavo.checkpoint.lineage_plot import check_plot, draw
+    from octavo.checkpoint.lineage_plot import draw
     from octavo.checkpoint.source import open_source
+    from octavo.plots import check_plot
 
     if plot is not None:
         check_plot(plot)

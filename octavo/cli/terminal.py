@@ -14,7 +14,7 @@ from octavo.progress import Progress
 if TYPE_CHECKING:
     import torch
 
-    from octavo.config import Bits
+    from octavo.config import FormBits
     from octavo.engine.open import OpenModel
 
 Model = Annotated[str, typer.Argument(help="A model folder, a GGUF file or a hub name (owner/name).")]
@@ -23,7 +23,7 @@ Dtype = Annotated[
     str | None, typer.Option(help="Compute in torch: float32, bfloat16, float16 [default on a GPU: bf16].")
 ]
 Quant = Annotated[
-    str | None, typer.Option(help="On a CPU: int4 or int8 [default: as stored, int8 where it is not quantised].")
+    str | None, typer.Option(help="On a CPU: int4, int8 or bf16 [default: as stored, int8 where it is not quantised].")
 ]
 Context = Annotated[int, typer.Option(help="Most tokens of prompt and answer together.", min=1)]
 MaxNewTokens = Annotated[int, typer.Option(help="Most tokens to generate.")]
@@ -73,16 +73,17 @@ def parse_dtype(name: str | None) -> "torch.dtype | None":
     return known[name]
 
 
-def parse_quant(name: str | None, dtype: str | None) -> "Bits | None":
+def parse_quant(name: str | None, dtype: str | None) -> "FormBits | None":
     """The bits of `--quant`. Raises UsageError for another form, and beside `--dtype`."""
-    known: dict[str, Bits] = {"int4": 4, "int8": 8}
+    from octavo.config import FORMS
+
     if name is None:
         return None
-    if name not in known:
-        raise UsageError(f"--quant is {name!r}: choose one of {', '.join(known)}")
+    if name not in FORMS:
+        raise UsageError(f"--quant is {name!r}: choose one of {', '.join(FORMS)}")
     if dtype is not None:
-        raise UsageError(f"--quant {name} and --dtype {dtype}: a quantised model has its own storage; give one of them")
-    return known[name]
+        raise UsageError(f"--quant {name} and --dtype {dtype}: each says how weights are held; give one of them")
+    return FORMS[name]
 
 
 def load_model(model: str, quant: str | None, device: str, dtype: str | None) -> "OpenModel":

@@ -5,17 +5,20 @@ from octavo.config.home import home
 from octavo.config.model import LayerSpec, ModelConfig, ResidualConfig, RopeConfig
 from octavo.config.params import from_params
 from octavo.config.presets import PRESETS, preset
-from octavo.config.quantization import Bits, quantization_bits, quantization_fields
+from octavo.config.quantization import FORMS, Bits, FormBits, form_name, quantization_bits, quantization_fields
 from octavo.config.sampling import SamplingParams
 
 __all__ = [
+    "FORMS",
     "PRESETS",
     "Bits",
+    "FormBits",
     "LayerSpec",
     "ModelConfig",
     "ResidualConfig",
     "RopeConfig",
     "SamplingParams",
+    "form_name",
     "from_hf",
     "from_params",
     "home",

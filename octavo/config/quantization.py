@@ -1,15 +1,22 @@
-"""config.json's `quantization_config`, as octavo writes it and the only one it reads."""
+"""The forms of weights on the CPU core, and config.json's `quantization_config`, of which only octavo's is read."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from octavo.errors import UserError
 
-Bits = Literal[4, 8]
+Bits = Literal[4, 8]  # of a quantised weight
+FormBits = Literal[4, 8, 16]  # of a weight on the CPU core, bf16 among them
+FORMS: Mapping[str, FormBits] = {"int4": 4, "int8": 8, "bf16": 16}
 
 GROUP = 32  # weights that share a scale, along the input dimension
 METHOD, VERSION = "octavo", 1
 _FIELD = "quantization_config"
+
+
+def form_name(bits: FormBits) -> str:
+    """The name, as in `--quant`, of weights in `bits` bits."""
+    return next(name for name, known in FORMS.items() if known == bits)
 
 
 def quantization_fields(bits: Bits) -> dict[str, Any]:

@@ -31,6 +31,8 @@ class StopStrings:
         """The text that can be shown now, and whether a stop string was met (it is not shown, nor is what follows)."""
         if self._stopped:
             return "", True
+        if not self._matchers:
+            return text, False
         pending = self._held + text
         for end, char in enumerate(text, start=len(self._held) + 1):
             complete = [len(matcher.stop) for matcher in self._matchers if matcher.advance(char)]

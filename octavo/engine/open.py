@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from octavo.checkpoint.pack import Pack
 from octavo.checkpoint.pack_cache import open_pack
-from octavo.config import Bits, ModelConfig
+from octavo.config import FormBits, ModelConfig, form_name
 from octavo.data.tokenizer import Tokenizer
 from octavo.engine.generate import DEFAULT_CONTEXT, STATE_SLOTS, Generator, pages_for
 from octavo.engine.native_runner import NativeRunner
@@ -39,7 +39,7 @@ class OpenModel:
 
 def open_model(
     model: str | Path,
-    quant: Bits | None = None,
+    quant: FormBits | None = None,
     device: str = "cpu",
     dtype: "torch.dtype | None" = None,
     progress: Progress = silent,
@@ -66,23 +66,23 @@ def is_cpu(device: str) -> bool:
     return device in ("cpu", "cpu:0")
 
 
-def check_quant(quant: Bits | None, device: str = "cpu", dtype_given: bool = False) -> None:
+def check_quant(quant: FormBits | None, device: str = "cpu", dtype_given: bool = False) -> None:
     """Raise UserError when `quant` is asked for where only torch can run a model."""
     if quant is None:
         return
     if not is_cpu(device) or dtype_given:
         raise UserError(
-            f"int{quant} runs on the CPU core only: leave out the device and the dtype, or the quantisation"
+            f"{form_name(quant)} runs on the CPU core only: leave out the device and the dtype, or this form"
         )
     try:
         library()
     except NativeUnavailable as error:
-        raise UserError(f"int{quant} needs octavo's CPU core: {error}") from None
+        raise UserError(f"{form_name(quant)} needs octavo's CPU core: {error}") from None
 
 
 def _on_native(pack: Pack) -> OpenModel:
     tokenizer = Tokenizer.for_model(pack.config, pack.side_files, pack.label)
-    how = f"int{pack.bits} weights on the CPU core ({library().isa})"
+    how = f"{form_name(pack.bits)} weights on the CPU core ({library().isa})"
     return OpenModel(pack.config, tokenizer, lambda pages, slots: NativeRunner(pack, pages, slots), how)
 
 

@@ -8,6 +8,7 @@ reads and writes what the batch names.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from octavo.config import ModelConfig
 
+_INT64 = np.dtype(np.int64)
 PAGE_TOKENS = 32  # tokens a page holds, in every softmax layer at once
 
 
@@ -47,30 +49,36 @@ class StepBatch:
         """Raise ValueError where the arrays contradict each other or point outside: a planner's bug, said early."""
         for name, array in vars(self).items():
             dimensions = 2 if name == "page_table" else 1
-            if array.dtype != np.int64 or array.ndim != dimensions:
+            if array.dtype != _INT64 or array.ndim != dimensions:
                 raise ValueError(f"{name} is {array.dtype} {list(array.shape)}: it must be int64 and of {dimensions} "
                                  "dimensions")  # fmt: skip
-        rows, starts = len(self.ids), self.cu_seqlens[:-1]
-        lengths = np.diff(self.cu_seqlens)
-        if self.cu_seqlens[0] != 0 or self.cu_seqlens[-1] != rows or (lengths < 1).any():
-            raise ValueError(f"cu_seqlens {self.cu_seqlens.tolist()} does not divide {rows} rows into sequences")
-        expected = np.repeat(self.positions[starts] - starts, lengths) + np.arange(rows)
-        if len(self.positions) != rows or (self.positions != expected).any() or (self.positions < 0).any():
+        # lists from here on: this runs for every decoded token, and numpy's calls would take longer than its work
+        rows, bounds, positions, ids = len(self.ids), *(a.tolist() for a in (self.cu_seqlens, self.positions, self.ids))
+        parts = list(pairwise(bounds))
+        if not parts or bounds[0] != 0 or bounds[-1] != rows or any(start >= end for start, end in parts):
+            raise ValueError(f"cu_seqlens {bounds} does not divide {rows} rows into sequences")
+        if len(positions) != rows or not all(_consecutive(positions[start:end]) for start, end in parts):
             raise ValueError("positions must be consecutive within each sequence")
-        if (self.ids < 0).any() or (self.ids >= vocab_size).any():
+        if not 0 <= min(ids) <= max(ids) < vocab_size:
             raise ValueError(f"token ids must lie between 0 and {vocab_size - 1}")
-        for name, wanted in (("logit_rows", self.logit_rows), ("hidden_rows", self.hidden_rows)):
-            if (wanted < 0).any() or (wanted >= rows).any():
-                raise ValueError(f"{name} {wanted.tolist()} must lie between 0 and {rows - 1}")
-        if len(self.page_table) != len(lengths) or len(self.state_slots) != len(lengths):
+        slots = self.state_slots.tolist()
+        if len(self.page_table) != len(parts) or len(slots) != len(parts):
             raise ValueError("page_table and state_slots need one row a sequence")
-        slots = self.state_slots
-        if num_slots and (slots.min() < 0 or slots.max() >= num_slots or len(set(slots.tolist())) < len(slots)):
-            raise ValueError(f"state_slots {slots.tolist()} must be different numbers from 0 to {num_slots - 1}")
-        for table, last in zip(self.page_table, self.positions[self.cu_seqlens[1:] - 1], strict=True):
-            needed = table[: last // PAGE_TOKENS + 1]
-            if len(needed) <= last // PAGE_TOKENS or (needed < 0).any() or (needed >= num_pages).any():
+        if num_slots and not (0 <= min(slots) <= max(slots) < num_slots and len(set(slots)) == len(slots)):
+            raise ValueError(f"state_slots {slots} must be different numbers from 0 to {num_slots - 1}")
+        for table, (_, end) in zip(self.page_table, parts, strict=True):
+            last = positions[end - 1]
+            needed = table[: last // PAGE_TOKENS + 1].tolist()
+            if len(needed) <= last // PAGE_TOKENS or not 0 <= min(needed) <= max(needed) < num_pages:
                 raise ValueError(f"page_table row {table.tolist()} does not cover position {last} in {num_pages} pages")
+        for name in ("logit_rows", "hidden_rows"):
+            wanted = getattr(self, name).tolist()
+            if wanted and not 0 <= min(wanted) <= max(wanted) < rows:
+                raise ValueError(f"{name} {wanted} must lie between 0 and {rows - 1}")
+
+
+def _consecutive(positions: list[int]) -> bool:
+    return positions[0] >= 0 and positions == list(range(positions[0], positions[0] + len(positions)))
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,7 @@ class Model(ctypes.Structure):
     _fields_ = [
         *((name, c_int32) for name in ("hidden", "intermediate", "shared_intermediate", "vocab", "layers", "heads")),
         *((name, c_int32) for name in ("kv_heads", "head_dim", "experts", "top_k", "rotary_dim", "window")),
+        ("advise", c_int32),
         *((name, c_float) for name in ("norm_eps", "inner_norm_eps")),
         ("layer", POINTER(Layer)),
         *((name, c_void_p) for name in ("final_norm", "frequencies")),
@@ -132,32 +133,36 @@ class Library:
     def pack(
         self,
         packed: NDArray[np.uint8],
-        qweight: NDArray[np.uint8] | NDArray[np.int8],
-        scales: NDArray[np.float16],
+        weights: NDArray[np.uint8] | NDArray[np.int8] | NDArray[np.uint16],
+        scales: NDArray[np.float16] | None,
         cols: int,
         first: int = 0,
         step: int = 1,
     ) -> None:
-        """Interleave quantised rows (ops/quantize.py) into every `step`-th unit of `packed`, from unit `first` on.
+        """Interleave rows (quantised ones as in ops/quantize.py) into every `step`-th unit of `packed`, from unit
+        `first` on.
 
-        qweight: int8 [N, K] or, two to a byte, uint8 [N, ceil(K / 2)]; scales: fp16 [N, ceil(K / 32)]; packed: uint8,
-        whole units. Raises ValueError for shapes or dtypes that do not fit together.
+        weights: int8 [N, K] or, two to a byte, uint8 [N, ceil(K / 2)], with scales fp16 [N, ceil(K / 32)]; or uint16
+        [N, K], the bits of bf16, without; packed: uint8, whole units. Raises ValueError for shapes or dtypes that do
+        not fit together.
         """
-        bits = 8 if qweight.dtype == np.int8 else 4
-        rows = len(qweight)
-        width = cols if bits == 8 else -(-cols // 2)
-        if qweight.dtype not in (np.int8, np.uint8) or qweight.shape != (rows, width):
-            raise ValueError(f"qweight is {qweight.dtype} {list(qweight.shape)} for {cols} columns")
-        if scales.dtype != np.float16 or scales.shape != (rows, -(-cols // GROUP)):
+        bits = {"int8": 8, "uint8": 4, "uint16": 16}.get(weights.dtype.name)
+        rows = len(weights)
+        if bits is None or weights.shape != (rows, -(-cols // 2) if bits == 4 else cols):
+            raise ValueError(f"weights are {weights.dtype} {list(weights.shape)} for {cols} columns")
+        if (scales is None) != (bits == 16):
+            raise ValueError(f"weights of {bits} bits have {'no' if bits == 16 else 'their'} scales")
+        if scales is not None and (scales.dtype != np.float16 or scales.shape != (rows, -(-cols // GROUP))):
             raise ValueError(f"scales are {scales.dtype} {list(scales.shape)} for {rows} rows of {cols} columns")
         units = -(-rows // UNIT)
         needed = self.packed_bytes((first + (units - 1) * step + 1) * UNIT, cols, bits) if rows else 0
         if packed.dtype != np.uint8 or packed.nbytes < needed or first < 0 or step < 1:
             raise ValueError(f"packed holds {packed.nbytes} bytes, {needed} are needed")
-        _contiguous(packed, qweight, scales)
+        _contiguous(packed, weights, *(() if scales is None else (scales,)))
         if not packed.flags.writeable:
             raise ValueError("packed is read-only")
-        self._c.octavo_pack(packed.ctypes.data, qweight.ctypes.data, scales.ctypes.data, rows, cols, bits, first, step)
+        scales_at = None if scales is None else scales.ctypes.data
+        self._c.octavo_pack(packed.ctypes.data, weights.ctypes.data, scales_at, rows, cols, bits, first, step)
 
     def crc32c(self, data: NDArray[np.uint8], crc: int = 0) -> int:
         """CRC-32C of bytes, going on from `crc`."""

@@ -1,16 +1,19 @@
 """Medians, ratios, bytes and shares, and how they are shown."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from octavo.bench import plot
 from octavo.bench.bounds import Widths, bound, step_bytes
+from octavo.bench.dense import dense_shapes
 from octavo.bench.machine import Machine
 from octavo.bench.metrics import parse_metric, parse_metrics
 from octavo.bench.report import check_report, markdown, table, write_report
 from octavo.bench.results import Subject, figures
 from octavo.bench.schedule import Measured, Plan, run
+from octavo.checkpoint.figures import model_figures
 from octavo.errors import UsageError, UserError
 from tests.tiny import tiny_config
 
@@ -72,6 +75,61 @@ def test_figures_of_parties_that_ran(fake, monkeypatch) -> None:
     assert found["ours"]["bytes"]["decode_2"] > 0  # no expert counts: as if tokens chose at random
 
 
+@pytest.fixture
+def beside_dense() -> dict:
+    """Octavo, a peer, and dense models of both sizes; the larger one was too slow for the last metric."""
+    shapes = dense_shapes(CONFIG, "tiny")
+    total = measured({"prefill_40": [50.0], "decode_2": [4.0]}, reads=0.0)
+    total.errors["decode_2@64"] = "dense_total: decode_2@64: no answer"
+    parties = {"octavo": measured(OURS), "llama.cpp": measured(THEIRS), "dense_active": measured(OURS, reads=0.0),
+               "dense_total": total}  # fmt: skip
+    return figures(replace(SUBJECT, dense=shapes), PLAN, MACHINE, parties)
+
+
+def test_dense_models_have_figures_of_their_own_shape(beside_dense) -> None:
+    assert json.loads(json.dumps(beside_dense)) == beside_dense
+    assert list(beside_dense["peers"]) == ["llama.cpp"] and list(beside_dense["dense"]) == ["active", "total"]
+    assert beside_dense["ratio"]["dense_active"] == pytest.approx(dict.fromkeys(OURS, 1.0))
+    assert beside_dense["ratio"]["dense_total"] == pytest.approx({"prefill_40": 4.0, "decode_2": 10.0})
+    assert list(beside_dense["errors"]) == ["dense_total"]
+    metric = parse_metric("decode_2")
+    for size, shape in dense_shapes(CONFIG, "tiny").items():
+        party = beside_dense["dense"][size]
+        most = bound(shape, metric, step_bytes(shape, metric, 5, 0, Widths(4.0, 4.0)), 20.0, 100.0)
+        assert party["share"]["decode_2"] == pytest.approx(party["decode_2"] / most)
+        assert party["parameters"] == model_figures(shape).total_parameters
+    read = [party["bytes"]["decode_2"] for party in beside_dense["dense"].values()]
+    assert read[1] - read[0] == 2 * 2 * 3 * 48 * 40 * 4 and beside_dense["ours"]["bytes"]["decode_2"] not in read
+
+
+def test_without_dense_models_nothing_is_said_of_them(found) -> None:
+    assert found["dense"] == {} and "dense" not in table(found) + markdown(found)
+
+
+def test_dense_models_are_shown(beside_dense, tmp_path, monkeypatch) -> None:
+    shown = table(beside_dense)
+    assert max(map(len, shown.splitlines()[1:])) <= 80
+    rows = [line.split() for line in shown.splitlines() if line.startswith(("prefill", "decode_"))]
+    assert [row[0] for row in rows] == [*OURS, *OURS]
+    active, total = rows[4][1:5], rows[4][5:]
+    assert (active[0], active[3]) == ("40.0", "1.00") and (total[0], total[3]) == ("4.0", "10.00")
+    assert rows[5][5:] == ["-"] * 4
+    page = markdown(beside_dense)
+    assert "- dense, total size: it 1, loaded" in page and "| 4.0 (4.0 to 4.0) |" in page
+    assert "not measured: dense_total: decode_2@64" in page
+    pytest.importorskip("matplotlib")
+    drawn = []
+    monkeypatch.setattr(plot, "write_png", lambda figure, out: drawn.append(figure))
+    plot.draw(beside_dense, tmp_path / "bars.png")
+    prefill, _ = drawn[0].axes
+    assert [bar.get_height() for bar in prefill.patches] == pytest.approx([200, 400, 200, 50])
+    assert len({bar.get_facecolor() for bar in prefill.patches}) == 4
+    lines = [part.get_segments()[0][0][1] for part in prefill.collections]
+    assert lines[2:] == pytest.approx([party["bound"]["prefill_40"] for party in beside_dense["dense"].values()])
+    labels = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    assert labels == ["bound", "octavo", "llama.cpp", "dense, active size", "dense, total size"]
+
+
 def test_table_and_page(found, tmp_path) -> None:
     shown = table(found)
     assert max(map(len, shown.splitlines()[1:])) <= 80
@@ -104,5 +162,6 @@ def test_bars_and_bounds(found, tmp_path, monkeypatch) -> None:
     prefill, decode = drawn[0].axes
     assert [bar.get_height() for bar in prefill.patches] == pytest.approx([200, 400])
     assert [bar.get_height() for bar in decode.patches] == pytest.approx([40, 8, 20])  # the peer lacks the last
-    lines = [segment[0][1] for segment in decode.collections[0].get_segments()]
-    assert lines == pytest.approx([found["ours"]["bound"][name] for name in ("decode_2", "decode_2@64")])
+    lines = [segment[0][1] for part in decode.collections for segment in part.get_segments()]
+    bounds = [found["ours"]["bound"][name] for name in ("decode_2", "decode_2@64")]
+    assert lines == pytest.approx([*bounds, found["peers"]["peer"]["bound"]["decode_2"]])

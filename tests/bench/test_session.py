@@ -14,6 +14,7 @@ from octavo.checkpoint.source import open_source
 from octavo.cli import main
 from octavo.errors import UserError
 from octavo.native.cores import cores
+from octavo.native.library import NativeUnavailable
 from tests.tiny import tiny_config
 
 
@@ -47,6 +48,35 @@ def test_bench_beside_a_peer(tiny_moe_folder, fake, capsys, monkeypatch, tmp_pat
     assert "# tiny, int4" in (tmp_path / "page.md").read_text() and (tmp_path / "bars.png").stat().st_size > 1000
 
 
+def test_bench_beside_dense_models(tiny_moe_folder, capsys, tmp_path) -> None:
+    what = ("--dense", "--metrics", "prefill_40,decode_2", "--rounds", 2, "--steps", 2, "--threads", 1)
+    files = ("--report", tmp_path / "page.md", "--plot", tmp_path / "bars.png")
+    status, out, _ = octavo(capsys, tiny_moe_folder, *what, "--json", *files)
+    found = json.loads(out)
+    active, total = found["dense"]["active"], found["dense"]["total"]
+    # two layers, three of five experts, which are 3 * 48 * 40 wide
+    assert status == 0 and total["parameters"] - active["parameters"] == 2 * 2 * 3 * 48 * 40
+    for name in ("prefill_40", "decode_2"):
+        for size, party in found["dense"].items():
+            assert party[name] > 0 and party["share"][name] > 0 and len(party["samples"][name]) == 2
+            assert found["ratio"][f"dense_{size}"][name] == pytest.approx(found["ours"][name] / party[name])
+        more = total["bytes"][name] - active["bytes"][name]
+        assert more == pytest.approx(0.5625 * (total["parameters"] - active["parameters"]), abs=1)
+    assert found["peers"] == {} and not found["errors"]
+    assert "dense, total size" in (tmp_path / "page.md").read_text() and (tmp_path / "bars.png").stat().st_size > 1000
+    packs = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "home/bench").iterdir()}
+    assert len(packs) == 2
+    status, out, _ = octavo(capsys, tiny_moe_folder, *what)
+    assert status == 0 and "active (" in out
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "home/bench").iterdir()} == packs
+
+
+def test_a_dense_model_has_no_dense_sizes(tiny_dense_folder, capsys, tmp_path) -> None:
+    code, out, err = octavo(capsys, tiny_dense_folder, "--dense")
+    assert (code, out) == (2, "") and "dense has no experts in 2 of its 2 layers" in err.splitlines()[-1]
+    assert not (tmp_path / "home").exists()
+
+
 def test_what_was_measured_is_shown_before_a_peers_failure(tiny_moe_folder, fake, capsys, monkeypatch) -> None:
     monkeypatch.setattr(session, "_peer", lambda name, *_: fake(name, "5", mode="crash"))
     arguments = ("--metrics", "prefill_40,decode_8", "--rounds", 1, "--steps", 1, "--threads", 1)
@@ -60,7 +90,7 @@ def test_what_was_measured_is_shown_before_a_peers_failure(tiny_moe_folder, fake
     ("arguments", "status", "words"),
     [
         (["--metrics", "decode_x"], 2, "decode_x"),
-        (["--quant", "int3"], 2, "fp32, int8, int4"),
+        (["--quant", "int3"], 2, "fp32, bf16, int8, int4"),
         (["--peer", "vllm"], 2, "llama.cpp, transformers"),
         (["--peer", "transformers", "--peer", "transformers"], 2, "twice"),
         (["--peer", "llama.cpp", "--peer-python", "/nonexistent"], 1, "pip install llama-cpp-python"),
@@ -69,6 +99,10 @@ def test_what_was_measured_is_shown_before_a_peers_failure(tiny_moe_folder, fake
             1,
             "no such file",
         ),
+        (["--peer-file", "x.gguf"], 2, "add --peer llama.cpp"),
+        (["--peer", "transformers", "--peer-python", "x"], 2, "add --peer llama.cpp"),
+        (["--threads", 5000], 2, f"may use {cores()} cores"),
+        (["--dense", "--quant", "fp32"], 2, "native core"),
         (["--report", "/nonexistent/page.md"], 1, "no such folder"),
         (["--plot", "bars.jpg"], 2, ".png"),
     ],
@@ -79,6 +113,16 @@ def test_mistakes_cost_no_measurement(tiny_moe_folder, capsys, monkeypatch, tmp_
     monkeypatch.setattr(session, "run", lambda *_: pytest.fail("measured"))
     code, out, err = octavo(capsys, tiny_moe_folder, *arguments)
     assert (code, out) == (status, "") and words in err.splitlines()[-1]
+
+
+def test_a_shape_is_not_written_where_it_cannot_be_computed(capsys, monkeypatch, tmp_path) -> None:
+    def missing() -> None:
+        raise NativeUnavailable("the native core was not built")
+
+    monkeypatch.setattr(session, "library", missing)
+    code, _, err = octavo(capsys, "mixtral-8x0.5b")
+    assert code == 1 and "--quant fp32 needs only torch" in err.splitlines()[-1]
+    assert not (tmp_path / "home").exists()
 
 
 def test_a_model_that_is_not_there(capsys) -> None:

@@ -71,7 +71,16 @@ def matrix_rows(pack: Pack, name: str, part: Part, rows: int, columns: int) -> n
     return units[part.first :: part.step][: -(-rows // UNIT)]
 
 
-def plain_units(quantized: Quantized, columns: int) -> np.ndarray:
+def plain_units(weight: torch.Tensor, bits: int) -> np.ndarray:
+    """A matrix [N, K] packed by itself: [units, bytes of a unit]."""
+    if bits == 16:
+        out = np.empty(library().packed_bytes(*weight.shape, bits), np.uint8)
+        library().pack(out, weight.bfloat16().view(torch.int16).numpy().view(np.uint16), None, weight.shape[1])
+        return out.reshape(-(-len(weight) // UNIT), -1)
+    return quantised_units(quantize(weight, bits), weight.shape[1])
+
+
+def quantised_units(quantized: Quantized, columns: int) -> np.ndarray:
     rows = len(quantized.scales)
     out = np.empty(library().packed_bytes(rows, columns, quantized.bits), np.uint8)
     library().pack(out, quantized.qweight.numpy(), quantized.scales.numpy(), columns)
@@ -81,7 +90,7 @@ def plain_units(quantized: Quantized, columns: int) -> np.ndarray:
 # ---- what is written
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [4, 8, 16])
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_tensor_comes_back(name, bits, tmp_path) -> None:
     decoder = random_decoder(variant(name))
@@ -93,7 +102,7 @@ def test_every_tensor_comes_back(name, bits, tmp_path) -> None:
     for matrix, planned in plan(decoder.config):
         for part in planned.parts:
             rows, columns = table[part.name].shape
-            expected = plain_units(quantize(source.tensor(part.name), bits), columns)
+            expected = plain_units(source.tensor(part.name), bits)
             assert np.array_equal(matrix_rows(pack, matrix, part, rows, columns), expected), part.name
             assert part.name not in seen
             seen.add(part.name)
@@ -158,7 +167,7 @@ def test_a_quantised_folder_is_taken_bit_for_bit(bits, tmp_path) -> None:
         for part in planned.parts:
             stem, (rows, columns) = part.name.removesuffix("weight"), table[part.name].shape
             stored = Quantized(tensors[f"{stem}qweight"], tensors[f"{stem}scales"], bits)
-            assert np.array_equal(matrix_rows(pack, matrix, part, rows, columns), plain_units(stored, columns))
+            assert np.array_equal(matrix_rows(pack, matrix, part, rows, columns), quantised_units(stored, columns))
             assert torch.equal(unpacked(stored, columns), dequantize(stored, columns))
     assert pack.side_files.keys() >= {"tokenizer.json"}
 
@@ -263,6 +272,8 @@ def test_weights_that_cannot_be_quantised_leave_the_old_pack(whole) -> None:
     decoder.lm_head.weight.data[5, 5] = torch.nan
     with pytest.raises(UserError, match="memory: lm_head.weight cannot be quantised"):
         write_pack(MemorySource(decoder), 4, whole)
+    with pytest.raises(UserError, match="memory: lm_head.weight is not finite in bf16"):
+        write_pack(MemorySource(decoder), 16, whole)
     assert whole.read_bytes() == before and [path.name for path in whole.parent.iterdir()] == ["whole"]
 
 

@@ -167,6 +167,7 @@ def test_chat_answers_streams_and_leaves(models, capsys, monkeypatch) -> None:
         (("upcycle", "{}/absent", "{}/x"), 1, ("absent", "no such folder")),
         (("convert", "{}/dense", "{}/mixture"), 2, ("exists already",)),
         (("convert", "{}/dense", "{}/x", "--quant", "int3"), 2, ("--quant is 'int3'", "int4, int8")),
+        (("convert", "{}/dense", "{}/x", "--quant", "bf16"), 2, ("--quant is 'bf16'", "use --dtype bfloat16")),
         (("convert", "{}/dense", "{}/x", "--quant", "int4", "--dtype", "float32"), 2, ("--quant int4 and --dtype",)),
         (("generate", "{}/absent", "hi"), 1, ("absent",)),
         (("generate", "{}/mixture", ""), 1, ("prompt is empty",)),
@@ -233,14 +234,14 @@ def test_errors_carry_their_status() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"), [((), "int8"), (("--quant", "int4"), "int4"), (("--quant", "int8"), "int8")]
+    ("given", "said"), [((), "int8"), *((("--quant", form), form) for form in ("int4", "int8", "bf16"))]
 )
 def test_quant_reaches_the_core(models, capsys, given, said) -> None:
     status, _, err = octavo(capsys, "generate", models / "mixture", "The", "--max-new-tokens", 2, *given)
     assert status == 0 and any(line.startswith(f"{said} weights on the CPU core") for line in err)
     given = (*given, "--device", "cpu:0")
     assert octavo(capsys, "generate", models / "mixture", "The", "--max-new-tokens", 2, *given)[2][-1] == err[-1]
-    refused(octavo(capsys, "generate", models / "mixture", "The", "--quant", "int3"), 2, "int3", "int4, int8")
+    refused(octavo(capsys, "generate", models / "mixture", "The", "--quant", "int3"), 2, "int3", "int4, int8, bf16")
     refused(octavo(capsys, "quickstart", "--once", "x", "--quant", "int3"), 2, "int3")
     refused(
         octavo(capsys, "serve", models / "mixture", "--port", 0, "--quant", "int4", "--device", "cuda"), 2, "--device"

@@ -71,6 +71,12 @@ def test_resuming_on_kept_pages_and_states(isa, name, tmp_path) -> None:
         assert same_bits(logits, expected[[position]]), position
 
 
+@pytest.mark.parametrize("name", ["all experts", "shared expert"])
+def test_bf16_too(isa, name, tmp_path) -> None:
+    pack = packed(random_decoder(variant(name)), tmp_path / "pack", 16)
+    assert_cut_up_equals_alone(pack, "int8", (75, 33, 9, 1), {1: 3, 2: 40, 3: 20})
+
+
 def test_memory_is_the_same_too(isa, tmp_path) -> None:
     """Keys, values and states after a request are those bits, however it was cut."""
     pack, ids = packed(random_decoder(variant("shared expert")), tmp_path / "pack", 8), tokens(75)

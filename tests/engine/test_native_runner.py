@@ -73,6 +73,13 @@ def test_equals_the_exact_decoder(isa, name, bits, kv, tmp_path) -> None:
     assert mostly_equal(errors[sum(LONG) :])
 
 
+@pytest.mark.parametrize("name", VARIANTS)
+def test_bf16_equals_the_decoder(isa, name, tmp_path) -> None:
+    """Nothing is rounded but the weights, so every row agrees within what fp32 allows."""
+    _, errors = compare(random_decoder(variant(name)), tmp_path, 16, "float32", LONG + SHORT)
+    assert errors.max() <= 2e-5
+
+
 @pytest.mark.parametrize(("bits", "kv"), [(4, "int8"), (8, "float32")])
 @pytest.mark.parametrize("name", ["mixtral", "shared expert"])
 @pytest.mark.parametrize("isa", isas()[:1], indirect=True)
@@ -147,11 +154,11 @@ def test_small_values_are_not_taken_for_zeros(isa, tmp_path) -> None:
 
 
 def test_plain_fp32_is_further_away_than_the_bounds(tmp_path) -> None:
-    """So the bounds above do tell quantised from unquantised, and 4 bits from 8."""
+    """So the bounds above do tell quantised from unquantised, and 4 bits from 8, and bf16 from fp32."""
     decoder, ids = random_decoder(variant("mixtral")), torch.from_numpy(tokens(LENGTH))
     with torch.no_grad():
         plain = decoder.logits(decoder(ids).hidden)
-        for bits, least in ((8, 1e-3), (4, 2e-2)):
+        for bits, least in ((16, 1e-3), (8, 1e-3), (4, 2e-2)):
             exact = quantised(decoder, bits)
             assert row_errors(exact.logits(exact(ids).hidden).numpy(), plain).min() > least
 

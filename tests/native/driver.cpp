@@ -60,22 +60,35 @@ struct Weights {
     Block<uint8_t> packed;
 };
 
+// value * 2^-exponent, which is a bf16 number for any int8 value.
+uint16_t bf16(int value, int exponent) {
+    const float whole = std::ldexp(float(value), -exponent);
+    uint32_t bits;
+    memcpy(&bits, &whole, 4);
+    return uint16_t(bits >> 16);
+}
+
 // Random integers over the whole range a file can hold, all with the same scale, packed into every unit.
 Weights weights(int64_t rows, int64_t cols, int bits, int exponent = 6) {
-    const int64_t width = bits == 8 ? cols : (cols + 1) / 2;
+    const int64_t width = bits == 16 ? 2 * cols : bits == 8 ? cols : (cols + 1) / 2;
     Block<uint8_t> packed(octavo_packed_bytes(rows, cols, bits));
     Weights out{rows, cols, bits, std::vector<int>(size_t(rows * cols)), std::move(packed)};
-    Block<uint8_t> q(rows * width, bits == 8 ? 0 : 0x88);
+    Block<uint8_t> q(rows * width, bits == 4 ? 0x88 : 0);
     for (int64_t r = 0; r < rows; r++)
         for (int64_t c = 0; c < cols; c++) {
-            const int value = bits == 8 ? int(below(256)) - 128 : int(below(16)) - 8;
+            const int value = bits == 4 ? int(below(16)) - 8 : int(below(256)) - 128;
             out.q[size_t(r * cols + c)] = value;
+            if (bits == 16) {
+                const uint16_t half = bf16(value, exponent);
+                memcpy(q.get() + r * width + 2 * c, &half, 2);
+                continue;
+            }
             uint8_t &byte = q[r * width + (bits == 8 ? c : c / 2)];
             if (bits == 8) byte = uint8_t(int8_t(value));
             else byte = c % 2 ? uint8_t((byte & 15) | (value + 8) << 4) : uint8_t((byte & 0xf0) | (value + 8));
         }
     Block<uint16_t> scales(rows * groups_of(cols), power_of_two(exponent));
-    octavo_pack(out.packed.get(), q.get(), scales.get(), rows, cols, bits, 0, 1);
+    octavo_pack(out.packed.get(), q.get(), bits == 16 ? nullptr : scales.get(), rows, cols, bits, 0, 1);
     return out;
 }
 
@@ -83,16 +96,25 @@ struct Quantised {
     Block<int8_t> q;
     Block<float> scale;
     Block<int32_t> sum;
+    Block<float> exact;
     int64_t groups;
-    Quantised(const Block<float> &x, int64_t rows, int64_t cols)
+    int bits;
+    Quantised(const Block<float> &x, int64_t rows, int64_t cols, int bits = 8)
         : q(rows * groups_of(cols) * OCT_GROUP, 77), scale(rows * groups_of(cols)), sum(rows * groups_of(cols)),
-          groups(groups_of(cols)) {
+          exact(rows * groups_of(cols) * OCT_GROUP, NAN), groups(groups_of(cols)), bits(bits) {
         for (int64_t row = 0; row < rows; row++) {
             const Block<float> alone(x.get() + row * cols, cols);
             kernels().quantise(alone.get(), cols, view(), row);
         }
     }
-    Activations view() const { return {q.get(), scale.get(), sum.get(), groups}; }
+    Activations view() const {
+        if (bits == 16) return {nullptr, nullptr, nullptr, groups, exact.get()};
+        return {q.get(), scale.get(), sum.get(), groups, nullptr};
+    }
+    double at(int64_t row, int64_t c) const {   // the number that stands for x
+        const int64_t g = row * groups + c / OCT_GROUP, place = g * OCT_GROUP + c % OCT_GROUP;
+        return bits == 16 ? exact[place] : double(q[place]) * scale[g];
+    }
 };
 
 void products(int bits) {
@@ -101,7 +123,7 @@ void products(int bits) {
         for (const int64_t outputs : {1, 7, 32, 33, 50}) {
             const int64_t rows = 1 + below(19), units = units_of(outputs);
             const Block<float> x = noise(rows * cols);
-            const Quantised quantised(x, rows, cols);
+            const Quantised quantised(x, rows, cols, bits);
             const Weights w = weights(outputs, cols, bits);
             const int64_t bytes = unit_bytes(groups_of(cols), bits, k.lanes);
             Block<int32_t> picked(rows);
@@ -110,17 +132,14 @@ void products(int bits) {
                 for (int64_t unit = 0; unit < units; unit++) {
                     const Block<uint8_t> weights(w.packed.get() + unit * bytes, bytes);
                     const Block<float> out(rows * OCT_UNIT, NAN);
-                    (bits == 4 ? k.matmul4 : k.matmul8)(weights.get(), quantised.view(), some ? picked.get() : nullptr,
-                                                        rows, out.get(), OCT_UNIT);
+                    k.matmul(bits)(weights.get(), quantised.view(), some ? picked.get() : nullptr, rows, out.get(),
+                                   OCT_UNIT);
                     for (int64_t i = 0; i < rows; i++)
                         for (int64_t j = unit * OCT_UNIT; j < (unit + 1) * OCT_UNIT; j++) {
                             const int64_t row = some ? picked[i] : i;
                             double expected = 0.0, size = 1e-30;
                             for (int64_t c = 0; c < cols && j < outputs; c++) {
-                                const int64_t g = c / OCT_GROUP;
-                                const double term = double(w.q[size_t(j * cols + c)]) / 64.0 *
-                                                    quantised.q[row * quantised.groups * OCT_GROUP + c] *
-                                                    quantised.scale[row * quantised.groups + g];
+                                const double term = w.q[size_t(j * cols + c)] / 64.0 * quantised.at(row, c);
                                 expected += term, size += std::fabs(term);
                             }
                             const float found = out[i * OCT_UNIT + j - unit * OCT_UNIT];
@@ -224,7 +243,7 @@ public:
         const int64_t inner = int64_t(shape.heads) * shape.head_dim;
         const int64_t key = int64_t(shape.kv_heads) * shape.head_dim;
         model_ = {shape.hidden, shape.inner, shape.shared, VOCAB, LAYERS, shape.heads, shape.kv_heads, shape.head_dim,
-                  shape.experts, shape.top_k, shape.rotary, shape.window, 1e-5f, 1e-6f, layers_, floats(shape.hidden),
+                  shape.experts, shape.top_k, shape.rotary, shape.window, 1, 1e-5f, 1e-6f, layers_, floats(shape.hidden),
                   frequencies_.get(), matrix(VOCAB, shape.hidden), {}};
         model_.head = model_.embed;
         for (int i = 0; i < LAYERS; i++) {
@@ -315,7 +334,7 @@ private:
         const int64_t one = octavo_packed_bytes(rows, cols, shape_.bits);
         uint8_t *all = held<uint8_t>(one * count, 0);
         for (int i = 0; i < count; i++) {
-            const Weights w = weights(rows, cols, shape_.bits, shape_.bits == 8 ? 11 : 7);
+            const Weights w = weights(rows, cols, shape_.bits, shape_.bits == 4 ? 7 : 11);
             memcpy(all + i * one, w.packed.get(), size_t(one));
         }
         return {all, rows, cols, shape_.bits, count};
@@ -361,6 +380,7 @@ void whole_steps() {
     steps({"a window", 31, 1, 0, 4, 2, 20, 20, 1, 1, 7, 8, false, true, false}, 570);
     steps({"segments", 33, 32, 0, 2, 1, 8, 8, 3, 3, 0, 4, false, false, false}, 570);
     steps({"many heads", 40, 20, 0, 70, 2, 6, 6, 4, 2, 0, 4, false, true, false}, 40);
+    steps({"bf16", 50, 33, 45, 6, 2, 20, 6, 5, 2, 0, 16, true, true, false}, 70);
     steps({"lightning", 50, 40, 45, 3, 3, 20, 10, 5, 3, 0, 8, true, true, true}, 70);
 }
 
@@ -389,7 +409,7 @@ int main() {
         const size_t end = std::min(names.find(',', at), names.size());
         const std::string name = names.substr(at, end - at);
         require(octavo_use_isa(name.c_str()) == OCT_OK, "the choice of kernels");
-        products(4), products(8);
+        products(4), products(8), products(16);
         rows_of_floats();
         attention<float>(), attention<int8_t>();
         recurrence();

@@ -42,7 +42,8 @@ def using(isa: str) -> Iterator[None]:
 
 
 class _Activations(ctypes.Structure):
-    _fields_ = [("q", c_void_p), ("scale", c_void_p), ("sum", c_void_p), ("groups", c_int64)]
+    _fields_ = [("q", c_void_p), ("scale", c_void_p), ("sum", c_void_p), ("groups", c_int64),
+                ("exact", c_void_p)]  # fmt: skip
 
 
 class _KvPage(ctypes.Structure):
@@ -64,6 +65,7 @@ class _Kernels(ctypes.Structure):
         ("supported", CFUNCTYPE(c_bool)),
         ("matmul4", _MATMUL),
         ("matmul8", _MATMUL),
+        ("matmul16", _MATMUL),
         ("unpack_row", CFUNCTYPE(None, c_void_p, c_int, c_int64, c_int64, c_void_p)),
         ("quantise", CFUNCTYPE(None, c_void_p, c_int64, POINTER(_Activations), c_int64)),
         ("norm", CFUNCTYPE(None, c_void_p, c_void_p, c_float, c_int64, c_void_p)),
@@ -114,46 +116,66 @@ def quantise(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         Fenced(np.full((rows, width), fill, dtype))
         for width, fill, dtype in ((groups * GROUP, 77, np.int8), (groups, np.nan, np.float32), (groups, -7, np.int32))
     )
-    out = _Activations(q.at, scale.at, total.at, groups)
-    for row in range(rows):
-        source = Fenced(x[row].numpy())
-        _table().quantise(source.at, cols, out, row)
+    _quantise(x, _Activations(q.at, scale.at, total.at, groups, None))
     return tuple(torch.from_numpy(each.array.copy()) for each in (q, scale, total))
 
 
-def packed(weight: Quantized, cols: int) -> np.ndarray:
-    """A matrix [O, K] as the kernels read it."""
-    rows = len(weight.scales)
-    out = np.full(library().packed_bytes(rows, cols, weight.bits), 0x55, np.uint8)
-    library().pack(out, weight.qweight.numpy(), weight.scales.numpy(), cols)
+def exact(x: Tensor) -> Tensor:
+    """x fp32 [N, K] as bf16 weights take it: [N, 32 G]."""
+    groups = -(-x.shape[1] // GROUP)
+    out = Fenced(np.full((len(x), groups * GROUP), np.nan, np.float32))
+    _quantise(x, _Activations(None, None, None, groups, out.at))
+    return torch.from_numpy(out.array.copy())
+
+
+def _quantise(x: Tensor, out: _Activations) -> None:
+    for row in range(len(x)):
+        source = Fenced(x[row].numpy())
+        _table().quantise(source.at, x.shape[1], out, row)
+
+
+def packed(weight: Quantized | Tensor, cols: int) -> np.ndarray:
+    """A matrix [O, K], quantised or bf16, as the kernels read it."""
+    rows, bits = (len(weight), 16) if isinstance(weight, Tensor) else (len(weight.scales), weight.bits)
+    out = np.full(library().packed_bytes(rows, cols, bits), 0x55, np.uint8)
+    if isinstance(weight, Tensor):
+        library().pack(out, weight.view(torch.int16).numpy().view(np.uint16), None, cols)
+    else:
+        library().pack(out, weight.qweight.numpy(), weight.scales.numpy(), cols)
     return out
 
 
-def matmul(x: Tensor, weight: Quantized, cols: int, picked: Sequence[int] | None = None) -> Tensor:
-    """Rows of x [N, K] (those in `picked`, or all), quantised, times a matrix [O, K]: fp32 [rows, O]."""
-    q, scale, total = (Fenced(each.numpy()) for each in quantise(x))
-    outputs, groups = len(weight.scales), -(-cols // GROUP)
+def matmul(x: Tensor, weight: Quantized | Tensor, cols: int, picked: Sequence[int] | None = None) -> Tensor:
+    """Rows of x [N, K] (those in `picked`, or all), quantised unless the weight is bf16, times it [O, K]: fp32
+    [rows, O]."""
+    outputs, groups = len(weight if isinstance(weight, Tensor) else weight.scales), -(-cols // GROUP)
     units, count = -(-outputs // UNIT), len(x) if picked is None else len(picked)
-    given = _Activations(q.at, scale.at, total.at, groups)
+    if isinstance(weight, Tensor):
+        held, kernel = [Fenced(exact(x).numpy())], _table().matmul16
+        given = _Activations(None, None, None, groups, held[0].at)
+    else:
+        held = [Fenced(each.numpy()) for each in quantise(x)]
+        kernel = _table().matmul4 if weight.bits == 4 else _table().matmul8
+        given = _Activations(*(each.at for each in held), groups, None)
     rows = None if picked is None else Fenced(np.array(picked, np.int32))
     # each unit's weights by themselves, so that reading past one is caught too
     each_unit = np.split(packed(weight, cols), units)
     out = Fenced(np.full((count, units * UNIT), np.nan, np.float32))
-    kernel = _table().matmul4 if weight.bits == 4 else _table().matmul8
     for unit, weights in enumerate(each_unit):
         fenced = Fenced(weights)
         kernel(fenced.at, given, rows and rows.at, count, out.at + unit * UNIT * 4, units * UNIT)
     return torch.from_numpy(out.array[:, :outputs].copy())
 
 
-def unpacked(weight: Quantized, cols: int) -> Tensor:
-    """A matrix [O, K] packed, and each of its rows taken out again: fp32 [O, K]."""
-    lanes, rows = library().lanes, len(weight.scales)
+def unpacked(weight: Quantized | Tensor, cols: int) -> Tensor:
+    """A matrix [O, K], quantised or bf16, packed, and each of its rows taken out again: fp32 [O, K]."""
+    rows, bits = (len(weight), 16) if isinstance(weight, Tensor) else (len(weight.scales), weight.bits)
+    lanes = library().lanes
     tiles = packed(weight, cols).reshape(-(-rows // UNIT) * UNIT // lanes, -1)
     out = []
     for row in range(rows):
         tile, into = Fenced(tiles[row // lanes]), Fenced(np.full(cols, np.nan, np.float32))
-        _table().unpack_row(tile.at, weight.bits, row % lanes, cols, into.at)
+        _table().unpack_row(tile.at, bits, row % lanes, cols, into.at)
         out.append(torch.from_numpy(into.array.copy()))
     return torch.stack(out)
 

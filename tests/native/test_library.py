@@ -19,10 +19,10 @@ ROOT = Path(__file__).parents[2]
 
 def good(bits: int) -> dict[str, object]:
     """Arguments of `pack` for [40, 70], written to the second unit of three and the one after next."""
-    qweight = np.zeros((40, 70), np.int8) if bits == 8 else np.zeros((40, 35), np.uint8)
+    weights = {4: np.zeros((40, 35), np.uint8), 8: np.zeros((40, 70), np.int8), 16: np.zeros((40, 70), np.uint16)}[bits]
     packed = np.zeros(library().packed_bytes(4 * 32, 70, bits), np.uint8)
-    return {"packed": packed, "qweight": qweight, "scales": np.zeros((40, 3), np.float16), "cols": 70,
-            "first": 1, "step": 2}  # fmt: skip
+    scales = None if bits == 16 else np.zeros((40, 3), np.float16)
+    return {"packed": packed, "weights": weights, "scales": scales, "cols": 70, "first": 1, "step": 2}
 
 
 def frozen(array: np.ndarray) -> np.ndarray:
@@ -30,27 +30,22 @@ def frozen(array: np.ndarray) -> np.ndarray:
     return array
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [4, 8, 16])
 def test_packing_refuses_what_does_not_fit(isa, bits) -> None:
     library().pack(**good(bits))
     args = good(bits)
     for change in (
-        {"qweight": args["qweight"][:39]},
-        {"qweight": args["qweight"][:, :-1]},
-        {"qweight": args["qweight"].astype(np.int16)},
-        {"qweight": args["qweight"].astype(np.float32)},
-        {"qweight": np.asfortranarray(args["qweight"])},
-        {"qweight": args["qweight"][None]},
-        {"scales": args["scales"].astype(np.float32)},
-        {"scales": args["scales"][:, :2]},
-        {"scales": args["scales"][::-1]},
-        {"scales": args["scales"].view(np.uint16)},
+        {"weights": args["weights"][:, :-1]},
+        {"weights": args["weights"].astype(np.int16)},
+        {"weights": args["weights"].astype(np.float32)},
+        {"weights": np.asfortranarray(args["weights"])},
+        {"weights": args["weights"][None]},
         {"packed": args["packed"][:-1]},
         {"packed": np.zeros(2 * args["packed"].nbytes, np.uint8)[::2]},
         {"packed": args["packed"].view(np.int8)},
         {"packed": frozen(args["packed"].copy())},
         {"cols": 102},
-        {"cols": 71 if bits == 8 else 72},
+        {"cols": 72 if bits == 4 else 71},
         {"cols": 0},
         {"cols": -70},
         {"first": -1},
@@ -58,12 +53,26 @@ def test_packing_refuses_what_does_not_fit(isa, bits) -> None:
         {"step": 0},
         {"step": -1},
         {"step": 3},
+        *_scales_that_do_not_fit(args["scales"]),
     ):
-        with pytest.raises(ValueError, match="qweight is|scales are|packed holds|packed is read-only|contiguous"):
+        with pytest.raises(ValueError, match="weights|scales are|packed holds|packed is read-only|contiguous"):
             library().pack(**args | change)
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+def _scales_that_do_not_fit(scales: np.ndarray | None) -> list[dict[str, object]]:
+    if scales is None:
+        return [{"scales": np.zeros((40, 3), np.float16)}]
+    return [
+        {"scales": None},
+        {"scales": scales.astype(np.float32)},
+        {"scales": scales[:, :2]},
+        {"scales": scales[:39]},
+        {"scales": scales[::-1]},
+        {"scales": scales.view(np.uint16)},
+    ]
+
+
+@pytest.mark.parametrize("bits", [4, 8, 16])
 def test_packing_writes_its_own_units_only(isa, bits) -> None:
     args = good(bits)
     args["packed"][:] = 0x5A

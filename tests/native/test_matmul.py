@@ -196,6 +196,59 @@ def test_a_row_has_the_same_bits_alone_and_among_others(bits) -> None:
     assert np.array_equal(bits_of(kernels.matmul(x, weight, 70)), bits_of(alone))
 
 
+# ---- bf16
+
+
+def bf16_weight(rows: int, cols: int, seed: int = 0) -> Tensor:
+    return random(rows, cols, seed=seed + 1).to(torch.bfloat16)
+
+
+def test_exact_activations_are_filled_up_with_zeros() -> None:
+    for rows, cols, _ in SHAPES:
+        x = random(rows, cols)
+        assert_same(kernels.exact(x), torch.nn.functional.pad(x, (0, -cols % GROUP)), rtol=0, atol=0)
+
+
+def test_every_bf16_comes_back() -> None:
+    """All 65536 of them, whatever their place."""
+    weight = torch.arange(65536).to(torch.uint16).view(torch.bfloat16)[torch.randperm(65536)].view(-1, 64)
+    found, expected = kernels.unpacked(weight, 64), weight.float()
+    assert torch.equal(found.isnan(), expected.isnan()) and expected.isnan().sum() == 254
+    assert np.array_equal(bits_of(found.nan_to_num(7)), bits_of(expected.nan_to_num(7)))
+    for seed, (_, cols, outputs) in enumerate(SHAPES):
+        weight = bf16_weight(outputs, cols, seed)
+        assert_same(kernels.unpacked(weight, cols), weight.float(), rtol=0, atol=0)
+
+
+def test_bf16_products() -> None:
+    """Within what fp32 sums in another order may differ: 1e-6 of the sum of magnitudes."""
+    for seed, (rows, cols, outputs) in enumerate(SHAPES):
+        x, weight = random(rows, cols, seed=seed), bf16_weight(outputs, cols, seed)
+        expected, sizes = x.double() @ weight.double().T, x.double().abs() @ weight.double().abs().T
+        assert ((kernels.matmul(x, weight, cols) - expected).abs() <= 1e-6 * sizes).all()
+        assert not (expected.abs() <= 1e-6 * sizes).all(), "zeros would pass"
+
+
+def test_bf16_limits_and_what_is_not_finite() -> None:
+    """The largest and the smallest numbers go through unrounded; NaN and infinities stay in their row."""
+    x = torch.stack((torch.full((70,), FMAX / 128), torch.full((70,), 1e-38), random(70), random(70)))
+    x[0, 1:], x[1, 1:], x[2, 69], x[3, 5] = 0, 0, torch.inf, torch.nan
+    weight = bf16_weight(33, 70)
+    weight[0, 0], weight[1, 0] = 127, 2.0**-7
+    found = kernels.matmul(x, weight, 70)
+    assert_same(found[:2], x[:2, :1] * weight[:, 0].float(), rtol=0, atol=0)
+    assert found[2].isinf().all() and found[3].isnan().all()
+
+
+def test_a_bf16_row_has_the_same_bits_alone_and_among_others() -> None:
+    generator, x, weight = np.random.default_rng(0), random(40, 70), bf16_weight(50, 70)
+    alone = torch.cat([kernels.matmul(x[i : i + 1], weight, 70) for i in range(len(x))])
+    for count in (*range(1, 18), 31, 40):
+        picked = generator.integers(0, len(x), count)
+        assert np.array_equal(bits_of(kernels.matmul(x, weight, 70, picked.tolist())), bits_of(alone[picked])), count
+    assert np.array_equal(bits_of(kernels.matmul(x, weight, 70)), bits_of(alone)) and alone.count_nonzero()
+
+
 def test_quantised_weights_are_close_to_what_they_stand_for() -> None:
     """The whole chain against a plain product: scale, order of columns and offset cannot all be wrong alike."""
     weight, x = random(64, 100, seed=1), random(20, 100, seed=2)

@@ -5,6 +5,7 @@ python -m octavo.bench.workers.own MODEL QUANT PAGES SLOTS THREADS
 
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from octavo import __version__
@@ -12,16 +13,19 @@ from octavo.bench.bounds import WEIGHT_BYTES
 from octavo.bench.measure import SyntheticRunner, measure
 from octavo.bench.metrics import CHUNK, parse_metric
 from octavo.bench.workers.protocol import serve
+from octavo.checkpoint.pack import Pack
 from octavo.checkpoint.pack_cache import open_pack
-from octavo.config import Bits
+from octavo.config import FORMS, FormBits
 from octavo.engine.native_runner import NativeRunner
 
 TORCH_KEY_VALUE_BYTES = 4.0  # fp32
-QUANTS: dict[str, Bits | None] = {"fp32": None, "int8": 8, "int4": 4}  # bits of the weights; fp32 runs in torch
+QUANTS: dict[str, FormBits | None] = {"fp32": None, **FORMS}  # bits of the weights; fp32 runs in torch
 
 
 def load_runner(model: str, quant: str, num_pages: int, num_slots: int, threads: int) -> SyntheticRunner:
-    """The model on octavo's fastest runner for the CPU, with its weights as `quant`. Raises UserError if it cannot."""
+    """The model on octavo's fastest runner for the CPU, with its weights as `quant`; a `.pack` is taken as it is.
+
+    Raises UserError if it cannot."""
     bits = QUANTS[quant]
     if bits is None:
         import torch
@@ -32,7 +36,8 @@ def load_runner(model: str, quant: str, num_pages: int, num_slots: int, threads:
 
         torch.set_num_threads(threads)
         return TorchRunner(load_decoder(open_source(model)), num_pages, num_slots)
-    return NativeRunner(open_pack(model, bits), num_pages, num_slots, threads)
+    pack = Pack(Path(model)) if model.endswith(".pack") else open_pack(model, bits)
+    return NativeRunner(pack, num_pages, num_slots, threads)
 
 
 def main(model: str, quant: str, pages: str, slots: str, threads: str) -> int:

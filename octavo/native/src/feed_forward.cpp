@@ -6,9 +6,8 @@
 namespace octavo {
 
 // ops/experts.py's route: softmax over all experts, the top_k largest (ties to the lower number), renormalised.
-void Runner::route(const OctLayer &layer, int64_t row) {
+void Runner::route(const OctLayer &layer, int64_t row, const float *x) {
     const int64_t experts = model_.experts, top_k = model_.top_k;
-    const float *x = normed_.get() + row * model_.hidden;
     float *weights = route_weights_.get() + row * top_k;
     int32_t *chosen = route_experts_.get() + row * top_k;
     float *scores = scores_.get() + row * experts;
@@ -62,9 +61,9 @@ void Runner::feed_forward(const OctLayer &layer, int64_t number) {
 void Runner::swiglu_rows(const OctMatrix &gate_up, const OctMatrix &down, const Activations &x, const int32_t *rows,
                          const std::vector<ExpertRows> &experts, int64_t count, int64_t width, float *out) {
     constexpr int64_t BLOCK = 32;
-    const Activations &inner = quantised_inner_.sized(count, width);
+    const Activations &inner = quantised_inner_.sized(count, width, down.bits);
     const int64_t units = units_of(width), gate_bytes = unit_bytes(x.groups, gate_up.bits, k_.lanes);
-    const auto into_inner = gate_up.bits == 4 ? k_.matmul4 : k_.matmul8;
+    Matmul *const into_inner = k_.matmul(gate_up.bits);
     pool_.each(int64_t(experts.size()) * units, [&](int64_t task, int) {
         const ExpertRows &of = experts[task / units];
         const int64_t unit = task % units, group_width = std::min<int64_t>(OCT_UNIT, width - unit * OCT_UNIT);
@@ -78,13 +77,11 @@ void Runner::swiglu_rows(const OctMatrix &gate_up, const OctMatrix &down, const 
             into_inner(weights + gate_bytes, x, block, n, up, OCT_UNIT);
             k_.swiglu(gate, up, n * OCT_UNIT, gate);
             for (int64_t i = 0; i < n; i++) {   // a unit is one group of the rows it makes
-                const int64_t at = (first + i) * inner.groups + unit;
-                k_.quantise(gate + i * OCT_UNIT, group_width,
-                            {inner.q + at * OCT_GROUP, inner.scale + at, inner.sum + at, 1}, 0);
+                k_.quantise(gate + i * OCT_UNIT, group_width, inner.group((first + i) * inner.groups + unit), 0);
             }
         }
     });
-    const auto out_of_inner = down.bits == 4 ? k_.matmul4 : k_.matmul8;
+    Matmul *const out_of_inner = k_.matmul(down.bits);
     const int64_t down_units = units_of(down.rows), down_bytes = unit_bytes(inner.groups, down.bits, k_.lanes);
     pool_.each(int64_t(experts.size()) * down_units, [&](int64_t task, int) {
         const ExpertRows &of = experts[task / down_units];

@@ -7,12 +7,19 @@
 
 namespace octavo {
 
-// Rows of activations, quantised in groups of 32: x ~ q * scale. `sum` is that of the group's q.
+// Rows of activations in groups of 32, the last one filled up with zeros. For int4 and int8 weights they are quantised:
+// x ~ q * scale, and `sum` is that of the group's q. For bf16 weights they are `exact`, the other pointers are null.
 struct Activations {
     int8_t *q;        // [rows, groups * 32]
     float *scale;     // [rows, groups]; NaN where the group held NaN or an infinity
     int32_t *sum;     // [rows, groups]
     int64_t groups;
+    float *exact;     // [rows, groups * 32]
+
+    Activations group(int64_t number) const {   // one group by itself
+        if (exact) return {nullptr, nullptr, nullptr, 1, exact + number * OCT_GROUP};
+        return {q + number * OCT_GROUP, scale + number, sum + number, 1, nullptr};
+    }
 };
 
 // Keys and values of one head in one page (octavo.h, OctMemory).
@@ -28,18 +35,18 @@ struct Softmax {
     float *values;
 };
 
+// 32 outputs for each of `count` rows: out[i * stride + 0..31]. Row i is row rows[i] of x, or i where rows is null.
+using Matmul = void(const uint8_t *unit, const Activations &x, const int32_t *rows, int64_t count, float *out,
+                    int64_t stride);
+
 struct Kernels {
     const char *name;
     int lanes;   // rows interleaved in a weight tile, floats in a register
     bool (*supported)();
 
-    // 32 outputs for each of `count` rows: out[i * stride + 0..31]. Row i is row rows[i] of x, or i where rows is null.
-    void (*matmul4)(const uint8_t *unit, const Activations &x, const int32_t *rows, int64_t count, float *out,
-                    int64_t stride);
-    void (*matmul8)(const uint8_t *unit, const Activations &x, const int32_t *rows, int64_t count, float *out,
-                    int64_t stride);
+    Matmul *matmul4, *matmul8, *matmul16;
     void (*unpack_row)(const uint8_t *tile, int bits, int64_t lane, int64_t cols, float *out);   // of a packed matrix
-    void (*quantise)(const float *x, int64_t cols, const Activations &out, int64_t row);
+    void (*quantise)(const float *x, int64_t cols, const Activations &out, int64_t row);   // or copy, where it is exact
     void (*norm)(const float *x, const float *weight, float eps, int64_t cols, float *out);
     float (*dot)(const float *a, const float *b, int64_t cols);
     void (*swiglu)(const float *gate, const float *up, int64_t cols, float *out);
@@ -58,6 +65,8 @@ struct Kernels {
     // lie at i * stride, its o at i * out_stride; state: [width, width].
     void (*lightning)(const float *q, const float *k, const float *v, int64_t stride, int64_t count, float decay,
                       int64_t width, float *state, float *out, int64_t out_stride);
+
+    Matmul *matmul(int bits) const { return bits == 4 ? matmul4 : bits == 8 ? matmul8 : matmul16; }
 };
 
 extern const Kernels portable, avx2, avx512;

@@ -11,7 +11,7 @@ enum OctStatus : int32_t { OCT_OK = 0, OCT_NO_MEMORY = 1, OCT_NO_THREADS = 2 };
 // Numbers of activations and weights that share a scale, rows of a weight unit, tokens of a key/value page.
 enum { OCT_GROUP = 32, OCT_UNIT = 32, OCT_PAGE = 32 };
 
-// A packed matrix [rows, cols] (pack.h); `count` of them end to end for stacked experts. bits: 4 or 8.
+// A packed matrix [rows, cols] (pack.h); `count` of them end to end for stacked experts. bits: 4, 8 or 16 (bf16).
 struct OctMatrix {
     const uint8_t *data;
     int64_t rows, cols;
@@ -38,6 +38,7 @@ struct OctLayer {
 struct OctModel {
     int32_t hidden, intermediate, shared_intermediate, vocab, layers, heads, kv_heads, head_dim;
     int32_t experts, top_k, rotary_dim, window;   // window 0: none
+    int32_t advise;                   // 1: not all weights fit into memory; ask the system for them ahead (paging.cpp)
     float norm_eps, inner_norm_eps;
     const OctLayer *layer;            // [layers]
     const float *final_norm;          // [hidden]
@@ -76,10 +77,10 @@ const char *octavo_isas(void);                        // those this machine can 
 int32_t octavo_lanes(void);                           // of the kernels in use: rows that a packed matrix interleaves
 
 int64_t octavo_packed_bytes(int64_t rows, int64_t cols, int32_t bits);
-// Lay `rows` rows of quantised weights into every `step`-th unit of a packed matrix, starting at unit `first`.
-// bits 8: q int8 [rows, cols]; bits 4: q uint8 [rows, ceil(cols / 2)], low nibble first, 8 is zero.
-// scales: fp16 [rows, ceil(cols / 32)].
-void octavo_pack(uint8_t *packed, const uint8_t *q, const uint16_t *scales, int64_t rows, int64_t cols, int32_t bits,
+// Lay `rows` rows of weights into every `step`-th unit of a packed matrix, starting at unit `first`.
+// bits 16: q bf16 [rows, cols]; bits 8: int8 [rows, cols]; bits 4: uint8 [rows, ceil(cols / 2)], low nibble first, 8 is
+// zero. scales: fp16 [rows, ceil(cols / 32)], none for bits 16.
+void octavo_pack(uint8_t *packed, const void *q, const uint16_t *scales, int64_t rows, int64_t cols, int32_t bits,
                  int64_t first, int64_t step);
 uint32_t octavo_crc32c(const uint8_t *data, int64_t bytes, uint32_t crc);
 // The table of single kernels in use (kernels.h) and its size, for tests.

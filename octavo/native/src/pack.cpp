@@ -14,32 +14,49 @@ uint8_t weight_at(const uint8_t *q, int64_t r, int64_t c, int64_t cols, int bits
     return c % 2 ? both >> 4 : both & 15;
 }
 
+// One row of a group, `group` being that row's first quad or pair.
+void put_quantised(uint8_t *group, const uint8_t *q, int64_t row, int64_t first, int64_t cols, int bits, int lanes) {
+    for (int64_t c = 0; c < OCT_GROUP; c++) {
+        const int64_t quad = c / 4;
+        const uint8_t zero = bits == 4 ? 8 : 0;
+        const uint8_t w = q && first + c < cols ? weight_at(q, row, first + c, cols, bits) : zero;
+        uint8_t *byte = group + (bits == 4 ? quad % 4 : quad) * lanes * 4 + c % 4;
+        if (bits == 8 || quad < 4) *byte = w;   // a low nibble comes first, and clears the high one
+        else *byte |= uint8_t(w << 4);
+    }
+}
+
+void put_bf16(uint8_t *group, const uint16_t *q, int64_t row, int64_t first, int64_t cols, int lanes) {
+    for (int64_t c = 0; c < OCT_GROUP; c++) {
+        const uint16_t w = q && first + c < cols ? q[row * cols + first + c] : 0;
+        memcpy(group + c / 2 * lanes * 4 + c % 2 * 2, &w, 2);
+    }
+}
+
 }   // namespace
 
 extern "C" int64_t octavo_packed_bytes(int64_t rows, int64_t cols, int32_t bits) {
     return units_of(rows) * unit_bytes(groups_of(cols), bits, kernels().lanes);
 }
 
-extern "C" void octavo_pack(uint8_t *packed, const uint8_t *q, const uint16_t *scales, int64_t rows, int64_t cols,
+extern "C" void octavo_pack(uint8_t *packed, const void *q, const uint16_t *scales, int64_t rows, int64_t cols,
                             int32_t bits, int64_t first, int64_t step) {
     const int lanes = kernels().lanes;
-    const int64_t groups = groups_of(cols), stride = lanes * 4;
-    const uint8_t zero = bits == 4 ? 8 : 0;
+    const int64_t groups = groups_of(cols);
     for (int64_t row = 0; row < units_of(rows) * OCT_UNIT; row++) {
         const int64_t unit = first + row / OCT_UNIT * step, tile = row % OCT_UNIT / lanes, lane = row % lanes;
         uint8_t *at = packed + unit * unit_bytes(groups, bits, lanes) + tile * tile_bytes(groups, bits, lanes);
         uint16_t *scale = (uint16_t *)at;
-        uint8_t *weights = at + scale_bytes(groups, lanes);
-        if (lane == 0) memset(at, 0, scale_bytes(groups, lanes));
+        uint8_t *weights = at + scale_bytes(groups, bits, lanes);
+        if (lane == 0) memset(at, 0, scale_bytes(groups, bits, lanes));
+        const void *from = row < rows ? q : nullptr;   // nothing: zeros
         for (int64_t g = 0; g < groups; g++) {
-            scale[g * lanes + lane] = row < rows ? scales[row * groups + g] : 0;
             uint8_t *group = weights + g * group_bytes(bits, lanes) + lane * 4;
-            for (int64_t c = 0; c < OCT_GROUP; c++) {
-                const int64_t column = g * OCT_GROUP + c, quad = c / 4;
-                const uint8_t w = row < rows && column < cols ? weight_at(q, row, column, cols, bits) : zero;
-                uint8_t *byte = group + (bits == 4 ? quad % 4 : quad) * stride + c % 4;
-                if (bits == 8 || quad < 4) *byte = w;   // a low nibble comes first, and clears the high one
-                else *byte |= uint8_t(w << 4);
+            if (bits == 16) {
+                put_bf16(group, (const uint16_t *)from, row, g * OCT_GROUP, cols, lanes);
+            } else {
+                scale[g * lanes + lane] = row < rows ? scales[row * groups + g] : 0;
+                put_quantised(group, (const uint8_t *)from, row, g * OCT_GROUP, cols, bits, lanes);
             }
         }
     }

@@ -34,6 +34,12 @@ static inline vf load_some(const float *p, int count) {
 static inline void store_some(float *p, vf v, int count) { memcpy(p, &v, sizeof(float) * count); }
 
 static void quantise(const float *x, int64_t cols, const Activations &out, int64_t row) {
+    if (out.exact) {
+        float *to = out.exact + row * out.groups * OCT_GROUP;
+        memcpy(to, x, sizeof(float) * cols);
+        memset(to + cols, 0, sizeof(float) * (out.groups * OCT_GROUP - cols));
+        return;
+    }
     for (int64_t g = 0; g < out.groups; g++) {
         const int64_t left = cols - g * OCT_GROUP;
         float group[OCT_GROUP] = {};

@@ -26,8 +26,9 @@ void Runner::step(const OctBatch &batch) {
             join(update_.get() + row * model_.hidden, layer.attention_alpha, layer.attention_beta, layer.post_norm,
                  row);
             norm_and_quantise(layer.mlp_norm, row);
-            if (layer.experts) route(layer, row);
+            if (layer.experts) route(layer, row, normed_.get() + row * model_.hidden);
         });
+        if (model_.advise) ask_ahead(number);
         feed_forward(layer, number);
         each_row([&](int64_t row) {
             join(update_.get() + row * model_.hidden, layer.mlp_alpha, layer.mlp_beta, layer.post_norm, row);
@@ -41,16 +42,17 @@ void Runner::step(const OctBatch &batch) {
 void Runner::sized() {
     const int64_t hidden = model_.hidden, inner = int64_t(model_.heads) * model_.head_dim;
     const int64_t half = model_.rotary_dim / 2, copies = rows_ * (model_.top_k > 1 ? model_.top_k : 1);
+    const int bits = model_.embed.bits;   // all matrices have the same
     int64_t projected = 0;
     for (const OctLayer &layer : layers_) projected = std::max(projected, units_of(layer.attention_in.rows) * OCT_UNIT);
     x_.sized(rows_ * hidden), normed_.sized(rows_ * hidden), update_.sized(rows_ * hidden);
     projected_.sized(rows_ * projected), attended_.sized(rows_ * inner);
-    quantised_.sized(rows_, hidden), quantised_attended_.sized(rows_, inner);
-    quantised_inner_.sized(copies, std::max(model_.intermediate, model_.shared_intermediate));
+    quantised_.sized(rows_, hidden, bits), quantised_attended_.sized(rows_, inner, bits);
+    quantised_inner_.sized(copies, std::max(model_.intermediate, model_.shared_intermediate), bits);
     route_weights_.sized(copies), route_experts_.sized(copies);
     copies_.sized(copies * hidden);
     if (model_.shared_intermediate) shared_.sized(rows_ * hidden);
-    quantised_results_.sized(batch_->num_logit_rows, hidden);
+    quantised_results_.sized(batch_->num_logit_rows, hidden, bits);
     order_.resize(copies), place_.resize(copies), sequence_of_.resize(rows_);
     all_rows_.assign(1, {0, 0, rows_});
     scores_.sized(rows_ * model_.experts);
@@ -90,7 +92,7 @@ void Runner::join(const float *update, float alpha, float beta, bool post_norm, 
 
 // out[row * stride + j] = matrix row j . x row, shared out by units.
 void Runner::times(const OctMatrix &matrix, const Activations &x, int64_t rows, float *out, int64_t stride) {
-    const auto multiply = matrix.bits == 4 ? k_.matmul4 : k_.matmul8;
+    Matmul *const multiply = k_.matmul(matrix.bits);
     const int64_t bytes = unit_bytes(x.groups, matrix.bits, k_.lanes);
     pool_.each(units_of(matrix.rows), [&](int64_t unit, int) {
         const int64_t first = unit * OCT_UNIT, width = std::min<int64_t>(OCT_UNIT, matrix.rows - first);

@@ -28,12 +28,13 @@ private:
     int64_t capacity_ = 0;
 };
 
-// Quantised rows with memory of their own.
-class QuantisedRows {
+// Activations with memory of their own, in the form that weights of `bits` bits take.
+class ActivationRows {
 public:
-    const Activations &sized(int64_t rows, int64_t cols) {
-        const int64_t groups = groups_of(cols);
-        view_ = {q_.sized(rows * groups * OCT_GROUP), scale_.sized(rows * groups), sum_.sized(rows * groups), groups};
+    const Activations &sized(int64_t rows, int64_t cols, int bits) {
+        const int64_t groups = groups_of(cols), all = rows * groups;
+        if (bits == 16) view_ = {nullptr, nullptr, nullptr, groups, exact_.sized(all * OCT_GROUP)};
+        else view_ = {q_.sized(all * OCT_GROUP), scale_.sized(all), sum_.sized(all), groups, nullptr};
         return view_;
     }
     const Activations &get() const { return view_; }
@@ -42,6 +43,7 @@ private:
     Buffer<int8_t> q_;
     Buffer<float> scale_;
     Buffer<int32_t> sum_;
+    Buffer<float> exact_;
     Activations view_ = {};
 };
 
@@ -80,13 +82,17 @@ private:
     // lightning.cpp
     void lightning_attention(const OctLayer &layer);
     // feed_forward.cpp
-    void route(const OctLayer &layer, int64_t row);
+    void route(const OctLayer &layer, int64_t row, const float *x);
     void sort_by_expert(int64_t number);
     void feed_forward(const OctLayer &layer, int64_t number);
     void swiglu_rows(const OctMatrix &gate_up, const OctMatrix &down, const Activations &x, const int32_t *rows,
                      const std::vector<ExpertRows> &experts, int64_t count, int64_t width, float *out);
     void sum_experts(int64_t row);
     void add_shared(const OctLayer &layer);
+    // paging.cpp
+    void ask_ahead(int64_t number);
+    void ask_for_layer(const OctLayer &layer);
+    void ask_for_chosen(const OctLayer &layer);
     // runner.cpp
     void embed(int64_t row);
     void norm_and_quantise(const float *weight, int64_t row);
@@ -109,6 +115,7 @@ private:
     int64_t rows_ = 0;
     std::vector<int32_t> sequence_of_;                 // of each row
     std::vector<ExpertRows> expert_rows_, all_rows_;   // all_rows_: the one "expert" of a dense layer
+    std::vector<uint8_t> wanted_;                      // of each expert
     std::vector<int32_t> order_, place_;   // token copies sorted by expert: the row of each; where each copy went
 
     Buffer<float> x_, normed_, projected_, attended_, update_, copies_, shared_, cosines_, sines_;
@@ -117,7 +124,7 @@ private:
     Buffer<Softmax> softmaxes_;
     std::vector<AttentionBlock> blocks_;
     std::vector<Segment> segments_;
-    QuantisedRows quantised_, quantised_attended_, quantised_inner_, quantised_results_;
+    ActivationRows quantised_, quantised_attended_, quantised_inner_, quantised_results_;
 };
 
 }   // namespace octavo

@@ -12,6 +12,9 @@ static inline vf load(const float *p) {
 }
 static inline void store(float *p, vf v) { memcpy(p, &v, sizeof v); }
 static inline vf splat(float x) { return x - vf{}; }
+// The two bf16 numbers in each lane, the lower half first.
+static inline vf low_bf16(vi pairs) { return (vf)(pairs << 16); }
+static inline vf high_bf16(vi pairs) { return (vf)(pairs & ~0xffff); }
 static inline vf to_float(vi v) { return __builtin_convertvector(v, vf); }
 static inline vf max(vf a, vf b) { return a > b ? a : b; }
 static inline vf abs(vf a) { return (vf)((vi)a & 0x7fffffff); }
