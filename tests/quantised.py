@@ -1,8 +1,12 @@
 """The torch model that the CPU core must equal, and packs of models that were never on a disk."""
 
 import copy
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +17,7 @@ from octavo.models import Decoder
 from octavo.models.attention import LocalAttention, SoftmaxAttention
 from octavo.models.moe import Experts
 from octavo.models.packing import Packing
+from octavo.native.library import library
 from octavo.ops.experts import swiglu
 from octavo.ops.quantize import dequantize, quantize, quantized_linear
 
@@ -49,6 +54,22 @@ def packed(decoder: Decoder, path: Path, bits: FormBits) -> Pack:
     """The decoder's pack, for the kernels in use."""
     write_pack(MemorySource(decoder), bits, path)
     return Pack(path)
+
+
+def altered(path: Path, out: Path, change: Callable[[dict[str, Any], np.ndarray], None]) -> Path:
+    """A copy of a pack whose header, or bytes [all tensors], `change` has changed in place, with checksums that fit."""
+    data = np.fromfile(path, np.uint8)
+    end = len(data) - 24
+    start = end - int.from_bytes(data[end : end + 8].tobytes(), "little")
+    header, tensors, magic = json.loads(data[start:end].tobytes()), data[:start].copy(), data[end + 16 :]
+    change(header, tensors)
+    for entry in header["tensors"].values():
+        entry["crc"] = library().crc32c(tensors[entry["offset"] : entry["offset"] + entry["bytes"]])
+    text = json.dumps(header).encode()
+    lengths = len(text), library().crc32c(np.frombuffer(text, np.uint8))
+    trailer = b"".join(number.to_bytes(8, "little") for number in lengths) + magic.tobytes()
+    out.write_bytes(tensors.tobytes() + text + trailer)
+    return out
 
 
 class _Linear(nn.Module):

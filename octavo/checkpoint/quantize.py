@@ -12,12 +12,12 @@ from torch import Tensor
 from octavo.checkpoint.convert import display_name, write_model
 from octavo.checkpoint.load import load_tokenizer
 from octavo.checkpoint.names import is_quantized_name, tensor_table
-from octavo.checkpoint.proof import Proof, compare
+from octavo.checkpoint.proof import Proof, Rounded, compare
 from octavo.checkpoint.quantized import QuantizedFolder, parts, read_quantized
 from octavo.checkpoint.source import Source
 from octavo.checkpoint.writer import PlannedTensor
 from octavo.config import Bits
-from octavo.ops.quantize import Quantized, dequantize
+from octavo.ops.quantize import Quantized, dequantize, quantize
 from octavo.progress import Progress, silent
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def quantize_model(source: Source, out: Path, bits: Bits, progress: Progress = s
                        "up. Quantise the original where you have it", source.label, source.bits)  # fmt: skip
 
     def prove(child: Source) -> QuantizedProof:
-        rounded = compare(_Rounded(source, bits), child, progress=progress)
+        rounded = compare(_rounded(source, bits), child, progress=progress)
         plain = compare(source, child, progress=progress)
         return QuantizedProof(
             **asdict(rounded),
@@ -97,15 +97,12 @@ class _Quantiser:
         return (quantized.qweight, quantized.scales)[half]
 
 
-class _Rounded:
-    """A source whose matrices are quantised and dequantised again."""
+def _rounded(source: Source, bits: Bits) -> Source:
+    """The source as its child should compute: matrices quantised and dequantised again, unless they are stored so."""
+    if isinstance(source, QuantizedFolder) and source.bits == bits:
+        return source
 
-    def __init__(self, source: Source, bits: Bits) -> None:
-        self._source, self._bits, self._table = source, bits, tensor_table(source.config)
-        self.config, self.label, self.licence, self.dtype = source.config, source.label, source.licence, torch.float32
-        self.side_files, self.check = source.side_files, source.check
+    def rounding(name: str, values: Tensor) -> Tensor:
+        return dequantize(quantize(values, bits), values.shape[-1]) if is_quantized_name(name) else values
 
-    def tensor(self, name: str) -> Tensor:
-        if not is_quantized_name(name):
-            return self._source.tensor(name)
-        return dequantize(read_quantized(self._source, name, self._bits), self._table[name].shape[-1])
+    return Rounded(source, rounding)

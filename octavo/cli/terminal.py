@@ -46,14 +46,19 @@ def progress_bar(per_second: float = 10) -> Iterator[Progress]:
     columns = (TextColumn("{task.description:<18}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
                TimeElapsedColumn(), TimeRemainingColumn())  # fmt: skip
     tasks: dict[str, TaskID] = {}
-    with RichProgress(*columns, console=Console(stderr=True), refresh_per_second=per_second) as bar:
+    bar = RichProgress(*columns, console=Console(stderr=True), refresh_per_second=per_second)
 
-        def show(task: str, done: int, total: int) -> None:
-            if task not in tasks:
-                tasks[task] = bar.add_task(task, total=total)
-            bar.update(tasks[task], completed=done, total=total)
+    def show(task: str, done: int, total: int) -> None:
+        if task not in tasks:
+            bar.start()  # not before: a bar that had nothing to show would leave an empty line in a log
+            tasks[task] = bar.add_task(task, total=total)
+        bar.update(tasks[task], completed=done, total=total)
 
+    try:
         yield show
+    finally:
+        if tasks:
+            bar.stop()
 
 
 def parse_dtype(name: str | None) -> "torch.dtype | None":
@@ -86,12 +91,12 @@ def load_model(model: str, quant: str | None, device: str, dtype: str | None) ->
 
     Raises UsageError for a device torch does not have, and for options that exclude each other.
     """
-    from octavo.engine.open import open_model
+    from octavo.engine.open import is_cpu, open_model
 
     bits = parse_quant(quant, dtype)
-    if bits and device != "cpu":
+    if bits and not is_cpu(device):
         raise UsageError(f"--quant {quant} runs on the CPU core: leave out --device {device}, or --quant")
-    if device != "cpu":
+    if not is_cpu(device):
         _check_device(device)
     with progress_bar() as progress:
         opened = open_model(model, bits, device, parse_dtype(dtype), progress)

@@ -52,7 +52,7 @@ def open_model(
     where only torch can run it.
     """
     check_quant(quant, device, dtype is not None)
-    if device != "cpu" or dtype is not None:
+    if not is_cpu(device) or dtype is not None:
         return _on_torch(model, device, dtype, progress)
     try:
         library()
@@ -61,11 +61,16 @@ def open_model(
     return _on_native(open_pack(model, quant, progress))
 
 
+def is_cpu(device: str) -> bool:
+    """Whether a device, by torch's name of it, is the CPU."""
+    return device in ("cpu", "cpu:0")
+
+
 def check_quant(quant: FormBits | None, device: str = "cpu", dtype_given: bool = False) -> None:
     """Raise UserError when `quant` is asked for where only torch can run a model."""
     if quant is None:
         return
-    if device != "cpu" or dtype_given:
+    if not is_cpu(device) or dtype_given:
         raise UserError(
             f"{form_name(quant)} runs on the CPU core only: leave out the device and the dtype, or this form"
         )

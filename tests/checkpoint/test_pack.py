@@ -27,7 +27,7 @@ from octavo.ops.rotary import inverse_frequencies
 from tests.engine.native import VARIANTS, same_bits, variant
 from tests.engine.steps import batch, tokens
 from tests.native.kernels import isas, unpacked, using
-from tests.quantised import MemorySource, packed, random_decoder
+from tests.quantised import MemorySource, altered, packed, random_decoder
 from tests.tiny import tiny_config, write_tiny_model
 
 TRAILER = 24
@@ -240,6 +240,14 @@ def test_a_header_that_is_something_else(whole, header) -> None:
     trailer = text + len(text).to_bytes(8, "little") + crc.to_bytes(8, "little") + b"octavo-p"
     with pytest.raises(DamagedPack):
         Pack(spoilt(whole, lambda _: trailer))
+
+
+@pytest.mark.parametrize("change", [{"num_kv_heads": 4}, {"top_k": 6}, {"rope": {"base": 1e4, "dim": 16}}, {"more": 1}])
+def test_a_config_that_is_refused_by_now(whole, change) -> None:
+    """Of an earlier octavo, with the right checksums: a pack to be made again, and no mistake of the user's."""
+    assert Pack(altered(whole, whole.parent / "same", lambda header, _: None)).config == tiny_config("mixtral")
+    with pytest.raises(DamagedPack, match="spoilt"):
+        Pack(altered(whole, whole.parent / "spoilt", lambda header, _: header["config"].update(change)))
 
 
 # ---- whole or not at all

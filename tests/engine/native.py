@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from octavo.checkpoint.pack import Pack
-from octavo.config import LayerSpec, ModelConfig, RopeConfig
+from octavo.config import LayerSpec, ModelConfig, ResidualConfig, RopeConfig
 from octavo.engine.native_runner import NativeRunner
 from tests.engine.steps import PAGES
 from tests.tiny import tiny_config
@@ -22,7 +22,14 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "partial rotary": ("mixtral", {"head_dim": 20, "rope": RopeConfig(theta=1e4, dim=6), "hidden_size": 50}),
     "many heads": ("mistral", {"num_heads": 70, "num_kv_heads": 2, "head_dim": 6, "sliding_window": 40}),
     "minimax": ("minimax", {"head_dim": 20, "hidden_size": 50, "tie_embeddings": True}),
-    "shared expert": ("minimax_text_01", {"shared_intermediate_size": 45, "head_dim": 12}),
+    "shared expert": (
+        "minimax_text_01",
+        {
+            "shared_intermediate_size": 45,
+            "head_dim": 12,
+            "residual": ResidualConfig(lightning=(1.7, 0.9), softmax=(1.4, 1.1), mlp=(1.9, 0.8)),  # not post-norm
+        },
+    ),
     "dense and experts": ("mixtral", {"layers": tuple(LayerSpec(mlp=mlp) for mlp in ("dense", "experts", "dense"))}),
 }
 

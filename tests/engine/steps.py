@@ -1,4 +1,6 @@
-"""Batches for any runner, and runs that cut requests up at random."""
+"""Batches for any runner, batches that every runner refuses, and runs that cut requests up at random."""
+
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +30,49 @@ def batch(parts: list[Part], slots: list[int] | None = None, **rows: np.ndarray)
         state_slots=np.array(slots or [pages[0] for _, _, pages in parts]),
         **rows,
     )
+
+
+GOOD = batch([(np.array([1, 2, 3]), 0, [0]), (np.array([4]), 0, [1])], logit_rows=np.array([3]))
+# Changes to GOOD that make it contradict itself, or a vocabulary of 331, PAGES pages or 2 slots; and what is said then.
+CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
+    ({"ids": np.array([1, 2, 3, 331])}, "token ids must lie between 0 and 330"),
+    ({"ids": np.array([1, 2, 3, -1])}, "token ids must lie"),
+    ({"ids": np.array([1, 2, 3, 4], np.int32)}, "ids is int32"),
+    ({"ids": np.array([1.0, 2.0, 3.0, np.nan])}, "ids is float64"),
+    ({"ids": np.zeros((4, 0), np.int64)}, r"ids is int64 \[4, 0\]"),
+    ({"ids": np.array([1, 2, 3])}, "cu_seqlens .* does not divide 3 rows"),
+    ({"cu_seqlens": np.array([0, 3])}, "cu_seqlens .* does not divide 4 rows"),
+    ({"cu_seqlens": np.array([1, 3, 4])}, "cu_seqlens .* does not divide"),
+    ({"cu_seqlens": np.array([0, 4, 4])}, "cu_seqlens .* does not divide"),
+    ({"cu_seqlens": np.array([0, 0, 4])}, "cu_seqlens .* does not divide"),
+    ({"cu_seqlens": np.array([0.0, 3.0, 4.0])}, "cu_seqlens is float64"),
+    ({"positions": np.array([0, 1, 2, -1])}, "positions must be consecutive"),
+    ({"positions": np.array([0, 1, 3, 0])}, "positions must be consecutive"),
+    ({"positions": np.array([0, 1, 2, 0], np.uint64)}, "positions is uint64"),
+    ({"positions": np.array([0, 1, 2, 32])}, r"page_table row \[1\] does not cover position 32"),
+    ({"positions": np.array([30, 31, 32, 0])}, r"page_table row \[0\] does not cover position 32"),
+    ({"positions": np.array([0, 1, 2, 2**40])}, "page_table row .* does not cover"),
+    ({"page_table": np.array([[0], [PAGES]])}, "page_table row .* does not cover"),
+    ({"page_table": np.array([[0], [-1]])}, "page_table row .* does not cover"),
+    ({"page_table": np.zeros((2, 0), np.int64)}, "page_table row .* does not cover"),
+    ({"page_table": np.array([0, 1])}, r"page_table is int64 \[2\]"),
+    ({"page_table": np.array([[0]])}, "page_table and state_slots need one row a sequence"),
+    ({"state_slots": np.array([0])}, "page_table and state_slots need one row a sequence"),
+    ({"state_slots": np.array([1, 1])}, "state_slots .* must be different numbers from 0 to 1"),
+    ({"state_slots": np.array([0, 2])}, "state_slots .* must be different"),
+    ({"state_slots": np.array([-1, 0])}, "state_slots .* must be different"),
+    ({"logit_rows": np.array([4])}, r"logit_rows \[4\] must lie between 0 and 3"),
+    ({"logit_rows": np.array([-1])}, "logit_rows .* must lie"),
+    ({"logit_rows": np.array([[3]])}, r"logit_rows is int64 \[1, 1\]"),
+    ({"logit_rows": np.array([3.0])}, "logit_rows is float64"),
+    ({"hidden_rows": np.array([0, 4])}, "hidden_rows .* must lie"),
+    ({"hidden_rows": np.array([True])}, "hidden_rows is bool"),
+]
+
+
+def contradicting(change: dict[str, Any]) -> StepBatch:
+    """GOOD with some of its arrays replaced."""
+    return StepBatch(**{**vars(GOOD), **change})
 
 
 def cut_up(runner: Runner, requests: list[np.ndarray], seed: int, longest: int) -> list[np.ndarray]:

@@ -10,20 +10,21 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from octavo.config import LayerSpec
+from octavo.checkpoint.pack import Pack
+from octavo.config import LayerSpec, ResidualConfig
 from octavo.engine.native_runner import NativeRunner
-from octavo.engine.runner import StepBatch
 from octavo.models import Decoder
 from octavo.models.packing import Packing
 from tests.engine.native import VARIANTS, poisoned, row_errors, same_bits, variant
-from tests.engine.steps import PAGES, batch, tokens
+from tests.engine.steps import CONTRADICTIONS, GOOD, PAGES, batch, contradicting, tokens
 from tests.native.kernels import isas, using
-from tests.quantised import packed, quantised, random_decoder
+from tests.quantised import altered, packed, quantised, random_decoder
 from tests.tiny import tiny_config
 
 LONG, SHORT = (75, 66, 70), tuple(range(1, 11)) * 2  # rows: more than two pages, and much less than one
@@ -126,6 +127,32 @@ def test_experts_without_and_with_all_tokens(isa, tmp_path) -> None:
     assert (counts == [0, 0, 0, LENGTH, 0]).all()
 
 
+def test_experts_that_score_the_same_are_taken_from_the_lowest_number_on(isa, tmp_path) -> None:
+    decoder = random_decoder(variant("mixtral"))
+    for layer in decoder.layers:
+        layer.mlp.router.weight.data.zero_()
+    counts = NativeRunner(packed(decoder, tmp_path / "pack", 4), 4).step(batch([(tokens(9), 0, [0])])).expert_counts
+    assert (counts == [9, 9, 9, 0, 0]).all()
+
+
+@pytest.mark.parametrize(("experts", "top_k"), [(130, 2), (5, 1)])
+@pytest.mark.parametrize("isa", isas()[:1], indirect=True)
+def test_many_experts_and_one_of_several(isa, experts, top_k, tmp_path) -> None:
+    config = variant("mixtral", num_experts=experts, top_k=top_k, layers=(LayerSpec(mlp="experts"),))
+    counts, errors = compare(random_decoder(config), tmp_path, 4, "float32", SHORT)
+    assert mostly_equal(errors) and all(part.any() for part in np.array_split(counts[0], 5))
+
+
+@pytest.mark.parametrize("isa", isas()[:1], indirect=True)
+def test_small_values_are_not_taken_for_zeros(isa, tmp_path) -> None:
+    """In int8: attention's input is 1e-20 of the usual, and what comes out of it counts 1e20 times."""
+    decoder = random_decoder(variant("mixtral", residual=ResidualConfig(softmax=(1.0, 1e20))))
+    for layer in decoder.layers:
+        layer.attention_norm.weight.data *= 1e-20
+    _, errors = compare(decoder, tmp_path, 8, "int8", SHORT)
+    assert mostly_equal(errors)
+
+
 def test_plain_fp32_is_further_away_than_the_bounds(tmp_path) -> None:
     """So the bounds above do tell quantised from unquantised, and 4 bits from 8, and bf16 from fp32."""
     decoder, ids = random_decoder(variant("mixtral")), torch.from_numpy(tokens(LENGTH))
@@ -134,6 +161,22 @@ def test_plain_fp32_is_further_away_than_the_bounds(tmp_path) -> None:
         for bits, least in ((16, 1e-3), (8, 1e-3), (4, 2e-2)):
             exact = quantised(decoder, bits)
             assert row_errors(exact.logits(exact(ids).hidden).numpy(), plain).min() > least
+
+
+@pytest.mark.parametrize("kv", ["float32", "int8"])
+@pytest.mark.parametrize("isa", isas()[:1], indirect=True)
+def test_pages_beyond_what_32_bits_can_number(isa, kv, tmp_path) -> None:
+    """The last pages of a memory of 2^31 numbers, of which the system gives those that are written to."""
+    config = variant("llama", layers=(LayerSpec(),), num_kv_heads=6, head_dim=16)
+    pack, pages = packed(random_decoder(config), tmp_path / "pack", 8), 2**31 // (6 * 16 * 32) + 2
+    try:
+        large = NativeRunner(pack, pages, kv=kv)
+    except MemoryError as error:
+        pytest.skip(f"the system promises no such memory: {error}")
+    ids, logits = tokens(40), []
+    for runner, table in ((poisoned(pack, kv), [0, 1]), (large, [pages - 1, pages - 2])):
+        logits.append(runner.step(batch([(ids, 0, table)], logit_rows=np.arange(40))).logits)
+    assert same_bits(logits[1], logits[0])
 
 
 # ---- what is not finite
@@ -166,6 +209,30 @@ def test_a_request_that_is_nan_does_not_touch_its_neighbours(isa, kv, tmp_path) 
         results.append(runner.step(both).logits)
     assert np.isnan(results[1][:5]).all()
     assert same_bits(results[1][5:], results[0][5:])
+
+
+@pytest.mark.parametrize("kv", ["float32", "int8"])
+@pytest.mark.parametrize("name", ["mixtral", "minimax"])
+def test_a_token_that_is_nan_spoils_what_comes_after_it_and_nothing_else(isa, name, kv, tmp_path) -> None:
+    """Token 2 has NaN scales in the pack, which no model has that was quantised."""
+    pack = packed(random_decoder(variant(name, tie_embeddings=False)), tmp_path / "pack", 4)
+    ids = np.concatenate((tokens(40) // 3 + 3, tokens(40, 1) // 3 + 3))
+    expected = poisoned(pack, kv).step(batch([(ids[:40], 0, [0, 1]), (ids[40:], 0, [2, 3])], logit_rows=np.arange(80)))
+
+    def spoil(header: dict[str, Any], tensors: np.ndarray) -> None:
+        groups, at = -(-pack.config.hidden_size // 32), header["tensors"]["embed"]["offset"]
+        scales = tensors[at : at + groups * pack.lanes * 2].view(np.float16)  # native/src/pack.h: of the first tile
+        scales.reshape(groups, pack.lanes)[:, 2] = np.nan
+
+    ids[33] = 2
+    runner = poisoned(Pack(altered(tmp_path / "pack", tmp_path / "spoilt", spoil)), kv, threads=2)
+    for chunk in (slice(0, 35), slice(35, 40)):
+        part = (ids[:40][chunk], chunk.start, [0, 1]), (ids[40:][chunk], chunk.start, [2, 3])
+        logits = np.split(runner.step(batch(list(part), logit_rows=np.arange(2 * len(part[0][0])))).logits, 2)
+        whole = expected.logits[:40][chunk], expected.logits[40:][chunk]
+        before = max(33 - chunk.start, 0)
+        assert np.isnan(logits[0][before:]).all() and same_bits(logits[1], whole[1])
+        assert not before or same_bits(logits[0][:before], whole[0][:before])
 
 
 # ---- what comes back, slots, refusals
@@ -223,55 +290,14 @@ def test_synthetic_memory_can_be_continued_from(name, kv, tmp_path) -> None:
         runner.fill_synthetic(np.array([1, 2]), 65, state_slot=1)
 
 
-GOOD = batch([(np.array([1, 2, 3]), 0, [0]), (np.array([4]), 0, [1])], logit_rows=np.array([3]))
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"ids": np.array([1, 2, 3, 331])},
-        {"ids": np.array([1, 2, 3, -1])},
-        {"ids": np.array([1, 2, 3, 4], np.int32)},
-        {"ids": np.array([1.0, 2.0, 3.0, np.nan])},
-        {"ids": np.zeros((4, 0), np.int64)},
-        {"ids": np.array([1, 2, 3])},
-        {"cu_seqlens": np.array([0, 3])},
-        {"cu_seqlens": np.array([0, 4, 4])},
-        {"cu_seqlens": np.array([0.0, 3.0, 4.0])},
-        {"positions": np.array([0, 1, 2, -1])},
-        {"positions": np.array([0, 1, 2, 32])},
-        {"positions": np.array([0, 1, 2, 2**40])},
-        {"positions": np.array([0, 1, 2, 0], np.uint64)},
-        {"page_table": np.array([[0], [PAGES]])},
-        {"page_table": np.array([[0], [-1]])},
-        {"page_table": np.array([0, 1])},
-        {"page_table": np.array([[0]])},
-        {"page_table": np.zeros((2, 0), np.int64)},
-        {"state_slots": np.array([0])},
-        {"state_slots": np.array([1, 1])},
-        {"state_slots": np.array([0, PAGES])},
-        {"state_slots": np.array([-1, 0])},
-        {"logit_rows": np.array([4])},
-        {"logit_rows": np.array([-1])},
-        {"logit_rows": np.array([[3]])},
-        {"logit_rows": np.array([3.0])},
-        {"hidden_rows": np.array([0, 4])},
-        {"hidden_rows": np.array([True])},
-    ],
-)
-@pytest.mark.parametrize("kind", ["native", "torch"])
-def test_a_batch_that_contradicts_itself_never_reaches_the_core(kind, change, tmp_path, monkeypatch) -> None:
-    if kind == "torch":  # the same words from the same check
-        with pytest.raises(ValueError, match="|".join((*change, "does not (divide|cover)"))):
-            StepBatch(**{**GOOD.__dict__, **change}).check(PAGES, 331, PAGES)
-            raise ValueError("logit_rows and hidden_rows are looked at by the runners")
-        return
-    runner = poisoned(packed(random_decoder(variant("minimax")), tmp_path / "pack", 8))
+@pytest.mark.parametrize(("change", "message"), CONTRADICTIONS)
+def test_a_batch_that_contradicts_itself_never_reaches_the_core(change, message, tmp_path, monkeypatch) -> None:
+    runner = NativeRunner(packed(random_decoder(variant("minimax")), tmp_path / "pack", 8), PAGES, 2)
     expected = runner.step(GOOD).logits
     with monkeypatch.context() as patch:
         patch.setattr(runner._library, "step", lambda *_: pytest.fail("the core was called"))
-        with pytest.raises(ValueError, match="|".join((*change, "does not (divide|cover)"))):
-            runner.step(StepBatch(**{**GOOD.__dict__, **change}))
+        with pytest.raises(ValueError, match=message):
+            runner.step(contradicting(change))
     assert same_bits(runner.step(GOOD).logits, expected)
 
 

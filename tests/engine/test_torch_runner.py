@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from octavo.engine.runner import PAGE_TOKENS, StepBatch
 from octavo.engine.torch_runner import TorchRunner
 from octavo.models import Decoder
 from tests.compare import assert_same
-from tests.engine.steps import PAGES, batch, tokens
+from tests.engine.steps import CONTRADICTIONS, GOOD, PAGES, batch, contradicting, tokens
 from tests.tiny import tiny_config
 
 LENGTH = 75  # more than two pages
@@ -124,34 +123,12 @@ def test_expert_counts_are_the_routers_choices() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"cu_seqlens": np.array([0, 3])}, "cu_seqlens"),
-        ({"cu_seqlens": np.array([0, 0, 4])}, "cu_seqlens"),
-        ({"positions": np.array([0, 1, 3, 4])}, "positions"),
-        ({"positions": np.array([-1, 0, 1, 2])}, "positions"),
-        ({"ids": np.array([1, 2, 3, 331])}, "token ids"),
-        ({"page_table": np.array([[PAGES]])}, "page_table"),
-        ({"page_table": np.array([[-1]])}, "page_table"),
-        ({"positions": np.arange(PAGE_TOKENS - 2, PAGE_TOKENS + 2)}, "page_table"),
-        ({"state_slots": np.array([-1, -1])}, "state_slots"),
-    ],
-)
+@pytest.mark.parametrize(("change", "message"), CONTRADICTIONS)
 def test_a_batch_that_contradicts_itself_is_refused(change, message) -> None:
-    good = batch([(np.array([1, 2, 3, 4]), 0, [0])])
-    good.check(PAGES, 331)
-    with pytest.raises(ValueError, match=message):
-        StepBatch(**{**good.__dict__, **change}).check(PAGES, 331)
-
-
-@pytest.mark.parametrize("slots", [[-1, 1], [0, 2], [1, 1]])
-def test_states_need_slots_of_their_own(slots) -> None:
     runner = TorchRunner(Decoder(tiny_config("minimax_text_01")).initialise(), PAGES, 2)
-    both = batch([(np.array([1, 2]), 0, [0]), (np.array([3]), 0, [1])])
-    runner.step(both)
-    with pytest.raises(ValueError, match=r"state_slots .* must be different numbers from 0 to 1"):
-        runner.step(StepBatch(**{**both.__dict__, "state_slots": np.array(slots)}))
+    runner.step(GOOD)
+    with pytest.raises(ValueError, match=message):
+        runner.step(contradicting(change))
 
 
 def test_a_state_that_has_moved_on_is_not_taken_for_an_older_one(monkeypatch) -> None:

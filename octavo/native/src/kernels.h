@@ -63,7 +63,7 @@ struct Kernels {
     void (*merge)(const Softmax &later, int64_t width, Softmax *into);
 
     // Lightning attention over `count` tokens of one head: S = decay S + k v^T, o = S^T q. Token i's q, k, v [width]
-    // lie at i * stride, its o at i * out_stride; state: [width, width], padded to whole registers.
+    // lie at i * stride, its o at i * out_stride; state: [width, width].
     void (*lightning)(const float *q, const float *k, const float *v, int64_t stride, int64_t count, float decay,
                       int64_t width, float *state, float *out, int64_t out_stride);
 

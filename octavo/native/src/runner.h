@@ -1,7 +1,7 @@
 // One model on this machine's cores: the whole stack for a step. Mirrors models/decoder.py, which specifies it.
 //
-// Everything a step needs beyond weights and memory lies in Scratch; matrices read activations quantised in groups of
-// 32, all else is fp32. `each row` work is shared out by rows, matrix work by units of 32 outputs.
+// What a step needs beyond weights and memory lies in the Runner's buffers, which only grow. Matrices read activations
+// quantised in groups of 32, all else is fp32. Work on rows is shared out by rows, matrix work by units of 32 outputs.
 #pragma once
 #include "kernels.h"
 #include "pack.h"
