@@ -6,8 +6,8 @@
 constexpr int TOKEN_VECTORS = OCT_PAGE / LANES;
 constexpr int TOGETHER = LANES == 16 ? 6 : 3;   // queries that fit the registers
 
-// Pages lie apart, and each is too short for the hardware to see a stream: without this, attention over long contexts is
-// up to twice as slow.
+// Pages lie apart, and each is too short for the hardware to see a stream: without this, attention over long contexts
+// is up to twice as slow.
 template <class T, int COUNT> static inline void ask_for(const T *later) {
     for (size_t i = 0; i < COUNT * sizeof(T); i += 64) __builtin_prefetch((const char *)later + i);
 }
