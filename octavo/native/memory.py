@@ -33,9 +33,9 @@ def _limits() -> Iterator[int]:
         return
     for _, controllers, path in own:
         if controllers == "":
-            root, names = _GROUPS, ("memory.max", "memory.high")
+            root, names = _GROUPS, ["memory.max", "memory.high"]  # above the second, too, pages are dropped
         elif "memory" in controllers.split(","):
-            root, names = _GROUPS / "memory", ("memory.limit_in_bytes",)
+            root, names = _GROUPS / "memory", ["memory.limit_in_bytes"]
         else:
             continue
         inner = root / path.lstrip("/")
