@@ -127,7 +127,6 @@ def test_core_compiles_without_a_warning(tmp_path: Path) -> None:
     assert "portable" in library.Library(made).isas
 
 
-@pytest.mark.slow
 def test_what_asks_the_system_compiles_for_macos(tmp_path: Path) -> None:
     """The one file with system headers: those of macOS say `char` where Linux's say `unsigned char`."""
     pytest.importorskip("ziglang")
