@@ -20,6 +20,7 @@ typedef char Presence;            // macOS and the BSDs
 #endif
 
 // Only of pages that are not there: asking for one that is costs as much as half of its multiplications.
+// Who may not write the file is told by Linux that all of it is there, and asks for nothing.
 void ask_for(const uint8_t *data, int64_t bytes) {
     static const uintptr_t page = uintptr_t(sysconf(_SC_PAGESIZE));
     const uintptr_t first = uintptr_t(data) / page * page;
