@@ -150,6 +150,7 @@ class Pack:
         self.path = path
         try:
             with open(path, "rb") as file:
+                self._status = os.fstat(file.fileno())  # of this very file: another process may put a new one there
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             self._bytes = np.frombuffer(self._map, np.uint8)
             header = self._header()
@@ -219,14 +220,15 @@ class Pack:
 
     def _verify_once(self) -> None:
         """`_verify`, unless a file beside the pack says that it was found good, and it has not been written since."""
-        status, note = self.path.stat(), checked_note(self.path)
-        told = f"{status.st_ino} {status.st_size} {status.st_mtime_ns}\n"
+        status, note = self._status, checked_note(self.path)
+        # the time of the last change of any kind, too: a copy may bring the old time of its contents with it
+        told = f"{status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}\n".encode()
         with contextlib.suppress(OSError):
-            if note.read_text() == told:
+            if note.read_bytes() == told:
                 return
         self._verify()
         with contextlib.suppress(OSError):  # it is then read again the next time
-            note.write_text(told)
+            note.write_bytes(told)
 
     def _verify(self) -> None:
         def whole(entry: dict[str, Any]) -> bool:

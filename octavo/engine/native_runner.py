@@ -26,7 +26,7 @@ class NativeRunner:
     """`Runner` on a pack. The same request gives the same bits alone, in any batch, in any chunking, on any number of
     threads. Steps from several threads take turns.
 
-    Where the pack does not fit into memory, the system is asked for weights before they are used.
+    Where the pack does not fit into memory, the system is asked for experts before they are used (paging.cpp).
 
     Keys and values are int8 with a scale for each token and head, quantised before anything reads them, or fp32; their
     pages lie as native/src/octavo.h says. States: fp32 [lightning layer][slot][H][D][D].

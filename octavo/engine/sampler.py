@@ -35,7 +35,7 @@ def candidates(logits: NDArray[np.float32], params: SamplingParams) -> tuple[NDA
     Temperature first, then the `top_k` largest (0: all), then the smallest set whose probability reaches `top_p`
     (Holtzman et al. 2020), renormalised. logits: fp32 [vocab]; temperature above 0.
     """
-    order, weights = _leading(logits - logits.max(), params, np.inf)
+    order, weights = _leading(_below(logits), params, np.inf)
     probabilities = weights / weights.sum()
     if params.top_p < 1.0:
         kept = int(np.searchsorted(probabilities.cumsum(), params.top_p, side="left")) + 1
@@ -45,15 +45,16 @@ def candidates(logits: NDArray[np.float32], params: SamplingParams) -> tuple[NDA
 
 def _pick(logits: NDArray[np.float32], params: SamplingParams, drawn: float) -> int:
     """The candidate at which the summed probabilities, most likely first, pass `drawn` (0 to 1)."""
-    below = logits - logits.max()
+    below = _below(logits)
     everything = 0.0 if params.top_k else _sum_of_all(below, params.temperature)
     for depth in _DEPTHS:
         order, weights = _leading(below, params, depth)
         last = depth == np.inf
         if params.top_k and len(order) < params.top_k and not last:
             continue
-        total = float(weights.sum()) if params.top_k or last else everything
         cumulative = weights.cumsum()
+        # not weights.sum(): added up in another order it may be larger, and a draw close to 1 pass all that is likely
+        total = float(cumulative[-1]) if params.top_k or last else everything
         if params.top_p < 1.0:
             kept = int(np.searchsorted(cumulative, params.top_p * total, side="left")) + 1
             if kept > len(order) and not last:
@@ -63,7 +64,12 @@ def _pick(logits: NDArray[np.float32], params: SamplingParams, drawn: float) -> 
         at = int(np.searchsorted(cumulative, drawn * total, side="right"))
         if at < len(cumulative):
             return int(order[at])
-    return int(order[len(cumulative) - 1])
+    raise AssertionError("drawn is below 1, and the last depth leaves nothing out")
+
+
+def _below(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):  # -inf is far enough
+        return logits - logits.max()
 
 
 def _leading(

@@ -33,15 +33,16 @@ def _limits() -> Iterator[int]:
         return
     for _, controllers, path in own:
         if controllers == "":
-            root, name = _GROUPS, "memory.max"
+            root, names = _GROUPS, ["memory.max", "memory.high"]  # above the second, too, pages are dropped
         elif "memory" in controllers.split(","):
-            root, name = _GROUPS / "memory", "memory.limit_in_bytes"
+            root, names = _GROUPS / "memory", ["memory.limit_in_bytes"]
         else:
             continue
         inner = root / path.lstrip("/")
         for group in (inner, *inner.parents):
             if group.is_relative_to(root):
-                yield from _number(group / name)
+                for name in names:
+                    yield from _number(group / name)
 
 
 def _number(file: Path) -> Iterator[int]:

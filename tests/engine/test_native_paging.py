@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,6 +56,56 @@ def test_a_pack_larger_than_memory_is_read_whole_only_once(core, tmp_path, monke
     assert len(reads) == 3
 
 
+@pytest.fixture
+def noted(core, tmp_path, monkeypatch) -> Path:
+    """A pack larger than memory that was found good."""
+    pack = packed(random_decoder(variant("mixtral")), tmp_path / "model.pack", 4)
+    monkeypatch.setattr(pack_module, "usable_memory", lambda: pack.nbytes - 1)
+    assert not Pack(pack.path).fits_memory and checked_note(pack.path).exists()
+    return pack.path
+
+
+def damaged(path: Path) -> bytes:
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    return bytes(data)
+
+
+def test_a_note_of_any_bytes_is_read(noted) -> None:
+    good = checked_note(noted).read_bytes()
+    checked_note(noted).write_bytes(b"\xff\xfe")
+    Pack(noted)
+    assert checked_note(noted).read_bytes() == good
+
+
+def test_other_contents_with_the_old_time_are_compared(noted) -> None:
+    """As a copy that keeps times leaves them."""
+    status = noted.stat()
+    time.sleep(0.02)  # some systems count time in such steps
+    noted.write_bytes(damaged(noted))
+    os.utime(noted, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(DamagedPack, match="is not what was written"):
+        Pack(noted)
+
+
+def test_a_note_is_about_the_file_that_was_read(noted, monkeypatch) -> None:
+    """Not about one that another process puts in its place meanwhile."""
+    checked_note(noted).unlink()
+    small = pack_module.usable_memory()
+
+    def replace() -> int | None:
+        other = noted.with_name("other")
+        other.write_bytes(damaged(noted))
+        other.replace(noted)
+        return small
+
+    monkeypatch.setattr(pack_module, "usable_memory", replace)
+    Pack(noted)
+    monkeypatch.setattr(pack_module, "usable_memory", lambda: small)
+    with pytest.raises(DamagedPack, match="is not what was written"):
+        Pack(noted)
+
+
 # ---- in a cgroup
 
 PROGRAM = """
@@ -63,8 +114,6 @@ from pathlib import Path
 import numpy as np
 with open(sys.argv[1], "a") as group:
     group.write("0")  # this process
-from octavo.bench.measure import measure
-from octavo.bench.metrics import parse_metric
 from octavo.checkpoint.pack import Pack
 from octavo.engine.native_runner import NativeRunner
 from tests.engine.steps import batch, tokens

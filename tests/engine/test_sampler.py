@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from octavo.config import SamplingParams
+from octavo.engine import sampler as sampler_module
 from octavo.engine.sampler import Sampler, candidates
 from octavo.errors import UsageError
 
@@ -92,3 +93,19 @@ def test_drawing_from_the_likely_ones_is_drawing_from_all(changes, spread) -> No
         cumulative = probabilities.cumsum()
         at = np.searchsorted(cumulative, draws.random() * cumulative[-1], side="right")
         assert sampler.choose(logits) == ids[min(at, len(ids) - 1)]
+
+
+@pytest.mark.parametrize("changes", [{}, {"top_p": 0.999}, {"top_k": 50}, {"top_k": 9000}])
+def test_what_is_ruled_out_is_never_drawn(changes) -> None:
+    """By the largest number that a generator gives either."""
+    logits = (np.random.default_rng(0).standard_normal(3000) * 3).astype(np.float32)
+    logits[5:] = -np.inf
+    for temperature in (0.3, 0.7, 1.0, 5.0):
+        params = SamplingParams(temperature=temperature, **changes)
+        assert sampler_module._pick(logits, params, 1 - 2**-53) < 5
+
+
+@pytest.mark.filterwarnings("error")
+def test_logits_as_far_apart_as_fp32_goes() -> None:
+    far = np.array([-3e38, 3e38, 0.0], np.float32)
+    assert Sampler(SamplingParams(temperature=100.0, seed=0)).choose(far) == 1

@@ -127,6 +127,17 @@ def test_core_compiles_without_a_warning(tmp_path: Path) -> None:
     assert "portable" in library.Library(made).isas
 
 
+def test_what_asks_the_system_compiles_for_macos(tmp_path: Path) -> None:
+    """The one file with system headers: those of macOS say `char` where Linux's say `unsigned char`."""
+    pytest.importorskip("ziglang")
+    caches = {name: str(tmp_path) for name in ("ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR")}
+    command = [sys.executable, "-m", "ziglang", "c++", "-target", "aarch64-macos", *build.FLAGS, "-O0", "-c"]
+    source = str(build.SOURCES / "paging.cpp")
+    done = subprocess.run([*command, source, "-o", str(tmp_path / "paging.o")], env={**os.environ, **caches},
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
 # ---- octavo/native/library.py
 
 

@@ -41,6 +41,15 @@ def test_the_lowest_limit_up_to_the_root_counts(system) -> None:
     assert memory.usable_memory() == 3000
 
 
+def test_pages_are_dropped_above_the_high_mark_already(system) -> None:
+    (system / "own").write_text("0::/a\n")
+    limit(system, "a", "memory.max", "80000\n")
+    limit(system, "a", "memory.high", "max\n")
+    assert memory.usable_memory() == 80000
+    limit(system, "a", "memory.high", "70000\n")
+    assert memory.usable_memory() == 70000
+
+
 def test_version_1_of_cgroups(system) -> None:
     (system / "own").write_text("9:cpu:/a\n4:memory,hugetlb:/a\n0::/\n")
     limit(system, "memory/a", "memory.limit_in_bytes", "70000\n")

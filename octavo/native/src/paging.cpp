@@ -13,12 +13,19 @@ namespace octavo {
 
 namespace {
 
+#if defined(__linux__)
+typedef unsigned char Presence;   // of a page, as mincore tells it
+#else
+typedef char Presence;            // macOS and the BSDs
+#endif
+
 // Only of pages that are not there: asking for one that is costs as much as half of its multiplications.
+// Who may not write the file is told by Linux that all of it is there, and asks for nothing.
 void ask_for(const uint8_t *data, int64_t bytes) {
     static const uintptr_t page = uintptr_t(sysconf(_SC_PAGESIZE));
     const uintptr_t first = uintptr_t(data) / page * page;
     const size_t pages = size_t((uintptr_t(data) + bytes - first + page - 1) / page);
-    static thread_local std::vector<unsigned char> there;
+    static thread_local std::vector<Presence> there;
     there.resize(pages);
     if (mincore(reinterpret_cast<void *>(first), pages * page, there.data())) return;   // all of this is a hint
     for (size_t i = 0; i < pages;) {
