@@ -2,11 +2,11 @@
 
     OCTAVO_SHARED_DATA=data python bench/perplexity.py MODEL [--tokens 16384 --window 1024 --noise-seed 0 --activations]
 
-Every form quantises every matrix, embedding and head included. The text is $OCTAVO_SHARED_DATA/text_en/*.txt.gz, or
---text FILE.gz…. A model shipped as Q4_1 flatters forms with an offset, which find its values again. So all of it is
-done twice: with the weights as they are, and with Gaussian noise of the size of Q4_1's error added, which takes them
-off any grid. --activations rounds what enters each matrix to 8 bits too (not under fp32). Prints a Markdown table; the
-standard errors are of the paired differences, token by token.
+Every form quantises every matrix; embedding and head have 8 bits in Q4_0 and int4, too. The text is
+$OCTAVO_SHARED_DATA/text_en/*.txt.gz, or --text FILE.gz…. A model shipped as Q4_1 flatters forms with an offset, which
+find its values again. So all of it is done twice: with the weights as they are, and with Gaussian noise of the size of
+Q4_1's error added, which takes them off any grid. --activations rounds what enters each matrix to 8 bits too (not
+under fp32). Prints a Markdown table; the standard errors are of the paired differences, token by token.
 """
 
 import argparse
@@ -22,29 +22,32 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from octavo.checkpoint.load import load_decoder, load_tokenizer
-from octavo.checkpoint.names import is_quantized_name, tensor_table
+from octavo.checkpoint.names import is_quantized_name, matrix_bits, tensor_table
+from octavo.checkpoint.quantized import quantized_bits
 from octavo.checkpoint.source import open_source
 from octavo.data.tokenizer import Tokenizer
 from octavo.models import Decoder
 from octavo.ops.quantize import GROUP, Bits, dequantize, quantize, quantize_activations
 
+Form = Callable[[str, Tensor], Tensor]  # canonical name and weight to the weight in that form
 _ROWS = 256  # of logits at a time: large enough for malloc to give the memory back
 _TEXT_PER_TOKEN = 12  # characters, more than any window needs
 
 
-def q4_0(weight: Tensor) -> Tensor:
-    """ggml's rule, by the gguf library."""
-    kind = gguf.GGMLQuantizationType.Q4_0
+def q4_0(name: str, weight: Tensor) -> Tensor:
+    """ggml's rule, by the gguf library; embedding and head as Q8_0, like octavo's files of that type. llama.cpp's own
+    have them as Q6_K."""
+    kind = gguf.GGMLQuantizationType.Q8_0 if matrix_bits(name, 4) == 8 else gguf.GGMLQuantizationType.Q4_0
     return torch.from_numpy(gguf.quants.dequantize(gguf.quants.quantize(weight.numpy(), kind), kind))
 
 
-def ours(bits: Bits) -> Callable[[Tensor], Tensor]:
+def ours(bits: Bits) -> Form:
     """There and back in `bits` bits."""
-    return lambda weight: dequantize(quantize(weight, bits), weight.shape[-1])
+    return lambda name, weight: dequantize(quantize(weight, quantized_bits(name, bits)), weight.shape[-1])
 
 
-FORMS: dict[str, Callable[[Tensor], Tensor]] = {
-    "fp32": lambda weight: weight, "int8": ours(8), "Q4_0": q4_0, "int4": ours(4),
+FORMS: dict[str, Form] = {
+    "fp32": lambda _, weight: weight, "int8": ours(8), "Q4_0": q4_0, "int4": ours(4),
 }  # fmt: skip
 
 
@@ -82,12 +85,12 @@ def losses(decoder: Decoder, found: list[Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def put(decoder: Decoder, weights: Mapping[str, Tensor], form: Callable[[Tensor], Tensor]) -> None:
+def put(decoder: Decoder, weights: Mapping[str, Tensor], form: Form) -> None:
     """Fill the decoder's matrices with `weights` in the form given."""
     table, parameters = tensor_table(decoder.config), dict(decoder.named_parameters())
     for name, weight in weights.items():
         entry = table[name]
-        parameters[entry.parameter][entry.index or ...] = form(weight)
+        parameters[entry.parameter][entry.index or ...] = form(name, weight)
 
 
 def round_inputs(decoder: Decoder) -> list[bool]:

@@ -122,7 +122,7 @@ def quantised(decoder: Decoder, bits: FormBits, kv: str = "float32") -> Decoder:
     if bits == 16:
         return decoder.eval()
     table = decoder.embed.weight
-    head = _Linear(table if decoder.config.tie_embeddings else decoder.lm_head.weight, bits)
+    head = _Linear(table if decoder.config.tie_embeddings else decoder.lm_head.weight, 8)
     decoder.__dict__["logits"] = head  # a module set as an attribute would not come before the class's method
-    table.data = dequantize(quantize(table.detach(), bits), table.shape[1])
+    table.data = dequantize(quantize(table.detach(), 8), table.shape[1])
     return decoder.eval()

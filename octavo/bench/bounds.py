@@ -16,13 +16,15 @@ from octavo.config import LayerSpec, ModelConfig
 FP32 = 4  # bytes: norms, routers and states, in every form of a model
 # Bytes of a weight in a matrix; int4 and int8 have an fp16 scale for each group of 32.
 WEIGHT_BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 1 + 2 / 32, "int4": 1 / 2 + 2 / 32}
+HEAD_BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 1 + 2 / 32, "int4": 1 + 2 / 32}  # of embedding and head
 
 
 @dataclass(frozen=True)
 class Widths:
-    """Bytes of one weight of a matrix, and of one entry of a key or value."""
+    """Bytes of one weight of a matrix, of one of embedding or head, and of one entry of a key or value."""
 
     weight: float
+    head: float
     key_value: float
 
 
@@ -70,11 +72,13 @@ def step_bytes(config: ModelConfig, metric: Metric, steps: int, expert_reads: fl
     sizes = parts(config)
     count = metric.sequences if metric.kind == "decode" else min(metric.count, CHUNK)
     with_logits = 1.0 if metric.kind == "decode" else 1 / -(-metric.count // CHUNK)
-    weights = sizes.matrices + expert_reads * sizes.expert + with_logits * sizes.head + count * sizes.embedding_row
+    weights = sizes.matrices + expert_reads * sizes.expert
+    outside = with_logits * sizes.head + count * sizes.embedding_row
     states = len(config.lightning_layers) * config.num_heads * config.head_dim**2
     row = 2 * len(config.softmax_layers) * config.num_kv_heads * config.head_dim
     return (
         widths.weight * weights
+        + widths.head * outside
         + FP32 * (sizes.plain + 2 * metric.sequences * states)
         + widths.key_value * metric.sequences * row * _held(config, metric, steps)
     )

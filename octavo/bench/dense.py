@@ -17,7 +17,7 @@ from octavo.bench.shapes import random_tensor
 from octavo.bench.workers.own import QUANTS
 from octavo.checkpoint.names import tensor_table
 from octavo.checkpoint.pack import DamagedPack, Pack, write_pack
-from octavo.checkpoint.quantized import parts
+from octavo.checkpoint.quantized import parts, quantized_bits
 from octavo.config import FormBits, LayerSpec, ModelConfig
 from octavo.errors import UsageError
 from octavo.native.library import library
@@ -94,11 +94,12 @@ class RandomSource:
         """One canonical matrix; the same for a name on every machine."""
         assert self.bits != 16
         (width, _), (groups, _) = parts(name, self._table[name].shape, self.bits).values()
-        low, high = _INTEGERS[self.bits]
+        bits = quantized_bits(name, self.bits)
+        low, high = _INTEGERS[bits]
         random = np.random.default_rng(zlib.crc32(name.encode()))
-        integers = random.integers(low, high, width, np.uint8 if self.bits == 4 else np.int8)
-        scale = self.config.initializer_range / _DEVIATION[self.bits]
-        return Quantized(torch.from_numpy(integers), torch.full(groups, scale, dtype=torch.float16), self.bits)
+        integers = random.integers(low, high, width, np.uint8 if bits == 4 else np.int8)
+        scale = self.config.initializer_range / _DEVIATION[bits]
+        return Quantized(torch.from_numpy(integers), torch.full(groups, scale, dtype=torch.float16), bits)
 
     def side_files(self) -> Mapping[str, bytes]:
         """None: nobody talks to it."""

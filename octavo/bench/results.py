@@ -80,7 +80,8 @@ def _expert_reads(config: ModelConfig, metrics: Sequence[Metric], ours: Measured
 def _party(
     config: ModelConfig, plan: Plan, machine: Machine, found: Measured, expert_reads: Mapping[str, float]
 ) -> dict[str, Any]:
-    widths = Widths(found.about["weight_bytes"], found.about["key_value_bytes"])
+    about = found.about  # a peer may tell only the mean of all its weights
+    widths = Widths(about["weight_bytes"], about.get("head_bytes", about["weight_bytes"]), about["key_value_bytes"])
     rates: dict[str, float] = {}
     samples, moved, limits, shares = {}, {}, {}, {}
     for metric in plan.metrics:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
-from octavo.checkpoint.names import TensorEntry, is_quantized_name, tensor_table
+from octavo.checkpoint.names import TensorEntry, is_quantized_name, matrix_bits, tensor_table
 from octavo.config import Bits, LayerSpec, ModelConfig
 from octavo.config.quantization import GROUP
 
@@ -164,7 +164,7 @@ def _bytes(table: Mapping[str, TensorEntry], bits: Bits | None) -> int:
     for name, entry in table.items():
         if is_quantized_name(name):
             rows, columns = entry.shape
-            total += rows * (-(-columns * bits // 8) + -(-columns // GROUP) * FP16_BYTES)
+            total += rows * (-(-columns * matrix_bits(name, bits) // 8) + -(-columns // GROUP) * FP16_BYTES)
         else:
             total += prod(entry.shape) * FP32_BYTES
     return total

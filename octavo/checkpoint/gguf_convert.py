@@ -108,6 +108,8 @@ def _stored_kind(name: str, shape: tuple[int, ...], kind: str) -> Any:
 
     if len(shape) == 1 or ".ffn_gate_inp." in name:
         return GGMLQuantizationType.F32
+    # as in our own int4, and as llama.cpp's own q4_0 files have them at more bits than the rest
+    kind = "q8_0" if kind == "q4_0" and name in ("token_embd.weight", "output.weight") else kind
     wanted = GGMLQuantizationType[kind.upper()]
     return GGMLQuantizationType.F16 if shape[-1] % GGML_QUANT_SIZES[wanted][0] else wanted
 

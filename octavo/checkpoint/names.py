@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from octavo.config import ModelConfig
+from octavo.config import FormBits, ModelConfig
 
 DENSE_NAMES = {"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"}  # an expert's matrices, as dense layers call them
 Index = tuple[Any, ...]  # how a tensor lies inside a larger one: expert number and rows; () is the whole
@@ -47,6 +47,14 @@ def is_quantized_name(name: str) -> bool:
     """Whether a canonical tensor is quantised where a model is: every matrix but routers and shared experts' gates."""
     part = name.split(".")[-2]
     return not (part.endswith("norm") or part in ("gate", "coefficient"))
+
+
+def matrix_bits(name: str, bits: FormBits) -> FormBits:
+    """Bits of a canonical matrix in a model whose form is `bits`: in 4 bits, embedding and head have 8.
+
+    They are read by every token, and rounding them costs most: 40 % of what int4 adds to SmolLM2-135M's perplexity.
+    """
+    return 8 if bits == 4 and name in ("model.embed_tokens.weight", "lm_head.weight") else bits
 
 
 def _layer_entries(config: ModelConfig, layer: int) -> Iterator[tuple[str, TensorEntry]]:

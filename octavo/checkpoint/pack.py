@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from octavo.checkpoint.names import matrix_bits
 from octavo.config import FORMS, FormBits, LayerSpec, ModelConfig, ResidualConfig, RopeConfig, form_name
 from octavo.errors import UserError
 from octavo.native.cores import cores
@@ -34,7 +35,7 @@ from octavo.progress import Progress, silent
 if TYPE_CHECKING:
     from octavo.checkpoint.source import Source
 
-VERSION = 2  # of what a pack holds: raise it with native/src/pack.h, ops/quantize.py and `plan`
+VERSION = 3  # of what a pack holds: raise it with native/src/pack.h, ops/quantize.py and `plan`
 _MAGIC = b"octavo-p"
 _TRAILER = struct.Struct("<QQ8s")  # length and CRC of the header, magic
 _ALIGNMENT = 64
@@ -62,6 +63,10 @@ class PlannedMatrix:
     cols: int
     parts: tuple[Part, ...]
     count: int = 1
+
+    def bits(self, model: FormBits) -> FormBits:
+        """Bits of its weights in a model of `model` bits."""
+        return matrix_bits(self.parts[0].name, model)
 
 
 def plan(config: ModelConfig) -> Iterator[tuple[str, PlannedMatrix]]:
@@ -208,7 +213,7 @@ class Pack:
         if self.bits not in FORMS.values():
             raise ValueError(f"bits is {self.bits}")
         expected = {
-            name: library().packed_bytes(matrix.count * _units(matrix.rows) * UNIT, matrix.cols, self.bits)
+            name: library().packed_bytes(matrix.count * _units(matrix.rows) * UNIT, matrix.cols, matrix.bits(self.bits))
             for name, matrix in plan(self.config)
         }
         expected |= {name: 4 * count for name, count in float_sizes(self.config)}

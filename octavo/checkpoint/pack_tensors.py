@@ -29,9 +29,9 @@ _SMALL = {  # names in the pack of a layer's fp32 tensors, by their names in the
 
 
 def packed_matrix(source: Source, matrix: PlannedMatrix, bits: FormBits) -> NDArray[np.uint8]:
-    """The bytes of a planned matrix. Raises UserError as reading the source does."""
+    """The bytes of a planned matrix of a model of `bits` bits. Raises UserError as reading the source does."""
     rows = matrix.count * -(-matrix.rows // UNIT) * UNIT
-    packed = np.empty(library().packed_bytes(rows, matrix.cols, bits), np.uint8)
+    packed = np.empty(library().packed_bytes(rows, matrix.cols, matrix.bits(bits)), np.uint8)
 
     def put(part: Part) -> None:
         if bits == 16:

@@ -13,7 +13,7 @@ from octavo.checkpoint.convert import display_name, write_model
 from octavo.checkpoint.load import load_tokenizer
 from octavo.checkpoint.names import is_quantized_name, tensor_table
 from octavo.checkpoint.proof import Proof, Rounded, compare
-from octavo.checkpoint.quantized import QuantizedFolder, parts, read_quantized
+from octavo.checkpoint.quantized import QuantizedFolder, parts, quantized_bits, read_quantized
 from octavo.checkpoint.source import Source
 from octavo.checkpoint.writer import PlannedTensor
 from octavo.config import Bits
@@ -45,7 +45,8 @@ class QuantizedProof(Proof):
 
 
 def quantize_model(source: Source, out: Path, bits: Bits, progress: Progress = silent) -> Proof:
-    """Write `source` as the new folder `out` with every matrix in `bits` bits, routers and norms in fp32.
+    """Write `source` as the new folder `out` with every matrix in `bits` bits (names.matrix_bits), routers and norms in
+    fp32.
 
     A source that is quantised so already is copied bit for bit; one of other bits is dequantised first, with a notice.
     Raises as `convert` does, and UserError for weights that are not finite or too large for fp16 scales.
@@ -103,6 +104,8 @@ def _rounded(source: Source, bits: Bits) -> Source:
         return source
 
     def rounding(name: str, values: Tensor) -> Tensor:
-        return dequantize(quantize(values, bits), values.shape[-1]) if is_quantized_name(name) else values
+        if not is_quantized_name(name):
+            return values
+        return dequantize(quantize(values, quantized_bits(name, bits)), values.shape[-1])
 
     return Rounded(source, rounding)

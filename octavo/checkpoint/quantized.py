@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from octavo.checkpoint.json_files import read_json
-from octavo.checkpoint.names import TensorEntry, is_quantized_name, tensor_table
+from octavo.checkpoint.names import TensorEntry, is_quantized_name, matrix_bits, tensor_table
 from octavo.checkpoint.safetensors_folder import Place, SafetensorsFolder
 from octavo.checkpoint.shards import DTYPES, StoredTensor, find_shards, read_headers
 from octavo.checkpoint.source import Source
@@ -23,6 +23,7 @@ __all__ = [
     "is_quantized_folder",
     "is_quantized_name",
     "parts",
+    "quantized_bits",
     "read_quantized",
 ]
 
@@ -32,7 +33,7 @@ _INTEGERS = {4: "U8", 8: "I8"}
 
 @runtime_checkable
 class QuantizedSource(Source, Protocol):
-    """A source that has its matrices in `bits` bits."""
+    """A source that has its matrices as a model of `bits` bits has them."""
 
     bits: Bits
 
@@ -42,14 +43,20 @@ class QuantizedSource(Source, Protocol):
 
 
 def parts(name: str, shape: tuple[int, ...], bits: Bits) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Stored name, shape and dtype of both halves of the canonical matrix `name`: its integers, then its scales."""
+    """Stored name, shape and dtype of both halves of the canonical matrix `name`, its integers and its scales, in a
+    model of `bits` bits."""
     stem, (rows, columns) = name.removesuffix(".weight"), shape
-    qweight = ((rows, columns), torch.int8) if bits == 8 else ((rows, -(-columns // 2)), torch.uint8)
+    qweight = ((rows, columns), torch.int8) if matrix_bits(name, bits) == 8 else ((rows, -(-columns // 2)), torch.uint8)
     return {f"{stem}.qweight": qweight, f"{stem}.scales": ((rows, -(-columns // GROUP)), torch.float16)}
 
 
+def quantized_bits(name: str, bits: Bits) -> Bits:
+    """`matrix_bits` of a quantised model."""
+    return 8 if matrix_bits(name, bits) == 8 else 4
+
+
 def read_quantized(source: Source, name: str, bits: Bits) -> Quantized:
-    """The canonical matrix `name` in `bits` bits: bit for bit where `source` has it so, else quantised now.
+    """The canonical matrix `name` of a model of `bits` bits: bit for bit where `source` has it so, else quantised now.
 
     Raises UserError naming the tensor when its values are damaged, not finite or too large.
     """
@@ -57,7 +64,7 @@ def read_quantized(source: Source, name: str, bits: Bits) -> Quantized:
         return source.quantized(name)
     weight = source.tensor(name)
     try:
-        return quantize(weight, bits)
+        return quantize(weight, quantized_bits(name, bits))
     except ValueError as error:
         raise UserError(f"{source.label}: {name} cannot be quantised: {error}; check its weights") from None
 
@@ -113,14 +120,14 @@ class QuantizedFolder(SafetensorsFolder):
         qweight, scales = (
             super(QuantizedFolder, self).tensor(stored) for stored in parts(name, self._table[name].shape, self.bits)
         )
-        problem = None
+        bits, problem = quantized_bits(name, self.bits), None
         if not scales.isfinite().all():
             problem = "scales holds numbers that are not finite"
-        elif self.bits == 8 and (qweight == -128).any():
+        elif bits == 8 and (qweight == -128).any():
             problem = "qweight holds -128, and 8 bits reach from -127 to 127"
         if problem:
             raise UserError(f"{self.label}: {name.removesuffix('weight')}{problem}: damaged; convert it again")
-        return Quantized(qweight, scales, self.bits)
+        return Quantized(qweight, scales, bits)
 
 
 def _stored_parts(name: str, entry: TensorEntry, bits: Bits) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:

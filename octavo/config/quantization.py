@@ -10,7 +10,8 @@ FormBits = Literal[4, 8, 16]  # of a weight on the CPU core, bf16 among them
 FORMS: Mapping[str, FormBits] = {"int4": 4, "int8": 8, "bf16": 16}
 
 GROUP = 32  # weights that share a scale, along the input dimension
-METHOD, VERSION = "octavo", 1
+METHOD, VERSION = "octavo", 2
+EMBEDDING_BITS = 8  # of embedding and head, also where all other matrices have 4 (checkpoint/names.py)
 _FIELD = "quantization_config"
 
 
@@ -26,7 +27,13 @@ def quantization_fields(bits: Bits) -> dict[str, Any]:
     So they lie in files that it does not look for, and `transformers_weights`, where it expects a file's name, makes
     it fail with the reason.
     """
-    told = {"quant_method": METHOD, "bits": bits, "group_size": GROUP, "version": VERSION}
+    told = {
+        "quant_method": METHOD,
+        "bits": bits,
+        "embedding_bits": EMBEDDING_BITS,
+        "group_size": GROUP,
+        "version": VERSION,
+    }
     return {_FIELD: told, "transformers_weights": f"none: the quant_method is {METHOD}, which only octavo reads"}
 
 
@@ -46,7 +53,8 @@ def quantization_bits(hf: Mapping[str, Any]) -> Bits | None:
             f"{_FIELD}.quant_method is {method!r}, which octavo does not read: take the checkpoint that it was made "
             "from and quantise that with `octavo convert --quant`"
         )
-    for name, known in (("version", (VERSION,)), ("group_size", (GROUP,)), ("bits", (4, 8))):
+    known_values = {"version": (VERSION,), "group_size": (GROUP,), "bits": (4, 8), "embedding_bits": (EMBEDDING_BITS,)}
+    for name, known in known_values.items():
         value = told.get(name)
         if type(value) is not int or value not in known:  # not isinstance: True is an int
             choices = " or ".join(map(str, known))

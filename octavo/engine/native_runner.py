@@ -188,4 +188,4 @@ def _layer(pack: Pack, planned: dict[str, PlannedMatrix], layer: int) -> Layer:
 
 def _matrix(pack: Pack, name: str, planned: dict[str, PlannedMatrix]) -> Matrix:
     matrix = planned[name]
-    return Matrix(pack.tensor(name).ctypes.data, matrix.rows, matrix.cols, pack.bits, matrix.count)
+    return Matrix(pack.tensor(name).ctypes.data, matrix.rows, matrix.cols, matrix.bits(pack.bits), matrix.count)

@@ -6,6 +6,7 @@ from itertools import combinations, product
 import pytest
 
 from octavo.bench.bounds import (
+    HEAD_BYTES,
     WEIGHT_BYTES,
     Widths,
     bound,
@@ -28,7 +29,7 @@ SMOLLM2_8X = replace(
 def test_weights_read_of_smollm2_8x135m() -> None:
     """214 M for one token and 692 M once every expert is hit."""
     metric, plain = parse_metric("decode_1"), 4 * parts(SMOLLM2_8X).plain
-    read = [step_bytes(SMOLLM2_8X, metric, 1, 30 * experts, Widths(1.0, 0.0)) - plain for experts in (2, 8)]
+    read = [step_bytes(SMOLLM2_8X, metric, 1, 30 * experts, Widths(1.0, 1.0, 0.0)) - plain for experts in (2, 8)]
     assert [round(weights / 1e6) for weights in read] == [214, 692]
 
 
@@ -44,20 +45,20 @@ def test_bytes_of_a_step_by_hand() -> None:
     """tiny_config: 2 layers, width 48, 6 heads of 16 on 3, 5 experts 40 wide, 331 ids; 3 sequences that see
     10 + 2 + 1.5 keys on average over two steps."""
     attention, expert = 2 * 48 * (96 + 48), 3 * 48 * 40
-    matrices = 2 * attention + 7 * expert + 331 * 48 + 3 * 48
+    matrices, outside = 2 * attention + 7 * expert, 331 * 48 + 3 * 48
     plain = 2 * (2 * 48 + 5 * 48) + 48
     keys = 3 * 13.5 * 2 * 2 * 3 * 16
-    found = step_bytes(tiny_config(), parse_metric("decode_3@10"), 2, 7, Widths(0.5, 2.0))
-    assert found == pytest.approx(0.5 * matrices + 4 * plain + 2 * keys)
+    found = step_bytes(tiny_config(), parse_metric("decode_3@10"), 2, 7, Widths(0.5, 3.0, 2.0))
+    assert found == pytest.approx(0.5 * matrices + 3 * outside + 4 * plain + 2 * keys)
 
 
 def test_states_are_read_and_written_and_a_window_limits_keys() -> None:
     hybrid, metric = tiny_config("minimax_text_01"), parse_metric("decode_2@100")
-    nothing = Widths(0.0, 0.0)
+    nothing = Widths(0.0, 0.0, 0.0)
     states = 2 * 2 * 3 * 6 * 16 * 16 * 4
     assert step_bytes(hybrid, metric, 1, 0, nothing) - 4 * parts(hybrid).plain == states
     windowed = tiny_config("mistral")
-    one, two = (step_bytes(windowed, parse_metric(f"decode_1@{depth}"), 1, 0, Widths(0, 4)) for depth in (50, 5000))
+    one, two = (step_bytes(windowed, parse_metric(f"decode_1@{depth}"), 1, 0, Widths(0, 0, 4)) for depth in (50, 5000))
     assert one == two == 4 * parts(windowed).plain + 4 * 7 * 2 * 2 * 3 * 16
 
 
@@ -79,7 +80,7 @@ def test_operations_of_a_prompt_token_by_hand() -> None:
 
 def test_bounds_come_from_memory_or_arithmetic() -> None:
     metric = parse_metric("decode_8")
-    size = step_bytes(SMOLLM2_8X, metric, 1, 240, Widths(WEIGHT_BYTES["int4"], 0))
+    size = step_bytes(SMOLLM2_8X, metric, 1, 240, Widths(WEIGHT_BYTES["int4"], HEAD_BYTES["int4"], 0))
     assert bound(SMOLLM2_8X, metric, size, 25.6, 1.0) == pytest.approx(8 * 25.6e9 / size)
     assert bound(SMOLLM2_8X, parse_metric("decode_1"), 214e6 * 1.0625, 25.6, 1.0) == pytest.approx(112.6, rel=1e-3)
     prefill = parse_metric("prefill_512")

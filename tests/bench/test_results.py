@@ -57,7 +57,7 @@ def test_medians_ratios_and_the_promised_keys(found) -> None:
 def test_each_party_has_bytes_and_shares_of_its_own_widths(found) -> None:
     """The peer's experts are those that ours counted: everyone gets the same tokens."""
     metric = parse_metric("decode_2")
-    for party, widths in ((found["ours"], Widths(4.0, 4.0)), (found["peers"]["peer"], Widths(0.5, 2.0))):
+    for party, widths in ((found["ours"], Widths(4.0, 4.0, 4.0)), (found["peers"]["peer"], Widths(0.5, 0.5, 2.0))):
         size = step_bytes(CONFIG, metric, 5, 8.0, widths)
         assert party["bytes"]["decode_2"] == round(size)
         most = bound(CONFIG, metric, round(size), 20.0, 100.0)
@@ -95,7 +95,7 @@ def test_dense_models_have_figures_of_their_own_shape(beside_dense) -> None:
     metric = parse_metric("decode_2")
     for size, shape in dense_shapes(CONFIG, "tiny").items():
         party = beside_dense["dense"][size]
-        most = bound(shape, metric, step_bytes(shape, metric, 5, 0, Widths(4.0, 4.0)), 20.0, 100.0)
+        most = bound(shape, metric, step_bytes(shape, metric, 5, 0, Widths(4.0, 4.0, 4.0)), 20.0, 100.0)
         assert party["share"]["decode_2"] == pytest.approx(party["decode_2"] / most)
         assert party["parameters"] == model_figures(shape).total_parameters
     read = [party["bytes"]["decode_2"] for party in beside_dense["dense"].values()]

@@ -32,9 +32,10 @@ def answer(model: Any, prompt: list[int], count: int) -> dict[str, Any]:
 
 
 def quantize(path: str, out: str, file_type: int) -> None:
-    """llama.cpp's quantisation, with every matrix in the one type (`pure`)."""
+    """llama.cpp's quantisation, with every matrix in the one type (`pure`), but embedding and head in q8_0."""
     wanted = llama_cpp.llama_model_quantize_default_params()
     wanted.ftype, wanted.pure, wanted.nthread = file_type, True, 1
+    wanted.token_embedding_type = wanted.output_tensor_type = llama_cpp.GGML_TYPE_Q8_0
     if llama_cpp.llama_model_quantize(path.encode(), out.encode(), wanted):
         sys.exit("llama.cpp could not quantise the file")
 

@@ -32,7 +32,8 @@ from tests.tiny import tiny_config, write_tiny_model
 
 SHARD = "quantized-00001-of-00001.safetensors"
 FAMILIES = ("llama", "mistral", "mixtral", "minimax", "minimax_text_01")
-FIELDS = {"quant_method": "octavo", "group_size": 32, "version": 1}
+FIELDS = {"quant_method": "octavo", "embedding_bits": 8, "group_size": 32, "version": 2}
+OUTSIDE = ("model.embed_tokens.weight", "lm_head.weight")  # of the layers: in 8 bits, always
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,8 @@ def test_written_and_read_back(family, bits, tied, tmp_path) -> None:
     for name, entry in tensor_table(decoder.config).items():
         weight = source.tensor(name)
         if is_quantized_name(name):
-            expected, stem = quantize(weight, bits), name.removesuffix("weight")
+            expected = quantize(weight, 8 if name in OUTSIDE else bits)
+            stem = name.removesuffix("weight")
             assert torch.equal(stored.pop(f"{stem}qweight"), expected.qweight)
             assert torch.equal(stored.pop(f"{stem}scales"), expected.scales)
             weight = dequantize(expected, entry.shape[-1])
@@ -256,7 +258,9 @@ def test_transformers_refuses_it_and_says_why(made) -> None:
         (FIELDS | {"bits": "4"}, ("quantization_config.bits is '4'",)),
         (FIELDS, ("quantization_config.bits is None",)),
         (FIELDS | {"bits": 4, "group_size": 64}, ("quantization_config.group_size is 64", "reads 32")),
-        (FIELDS | {"bits": 4, "version": 2}, ("quantization_config.version is 2", "update it")),
+        (FIELDS | {"bits": 4, "version": 1}, ("quantization_config.version is 1", "update it")),
+        (FIELDS | {"bits": 4, "version": 3}, ("quantization_config.version is 3", "update it")),
+        (FIELDS | {"bits": 4, "embedding_bits": 4}, ("quantization_config.embedding_bits is 4", "reads 8")),
     ],
 )
 def test_other_methods_and_fields(copy, told, words) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from octavo import __version__
-from octavo.bench.bounds import WEIGHT_BYTES
+from octavo.bench.bounds import HEAD_BYTES, WEIGHT_BYTES
 from octavo.bench.measure import SyntheticRunner, measure
 from octavo.bench.metrics import CHUNK, parse_metric
 from octavo.bench.workers.protocol import serve
@@ -51,6 +51,7 @@ def main(model: str, quant: str, pages: str, slots: str, threads: str) -> int:
             "version": f"octavo {__version__}",
             "runner": type(runner).__name__,
             "weight_bytes": WEIGHT_BYTES[quant],
+            "head_bytes": HEAD_BYTES[quant],
             "key_value_bytes": getattr(runner, "key_value_bytes", TORCH_KEY_VALUE_BYTES),
         }
         return about, lambda request: asdict(measure(runner, parse_metric(request["metric"]), request["steps"]))
