@@ -20,7 +20,7 @@ from octavo.bench.results import Subject, figures
 from octavo.bench.schedule import Plan, run
 from octavo.bench.workers.own import QUANTS
 from octavo.checkpoint.hub import is_hub_name
-from octavo.checkpoint.pack_cache import locate, stored_bits
+from octavo.checkpoint.pack_cache import locate, open_pack, stored_bits
 from octavo.config import home
 from octavo.errors import UsageError, UserError
 from octavo.native.cores import cores
@@ -106,6 +106,8 @@ def bench(
     name = model.resolve().name if model.is_dir() else model.stem
     config = open_source(model).config
     shapes = dense_shapes(config, name) if dense else {}
+    if (bits := QUANTS[quant]) is not None:
+        open_pack(model, bits, progress)  # here, with a bar, so that our worker's start and memory are a warm one's
     parties = [own_party(model, quant, config, plan.metrics, plan.steps, threads)]
     parties += [_peer(peer, model, quant, peers, threads, say) for peer in peers.names]
     for size, shape in shapes.items():

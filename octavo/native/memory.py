@@ -9,8 +9,8 @@ _GROUPS = Path("/sys/fs/cgroup")
 
 
 def usable_memory() -> int | None:
-    """Bytes that this process can still fill with pages of files: what the system has available, or the limit of its
-    cgroup where that is lower. None where the system does not say."""
+    """Bytes that weights may fill: what the system has available, or the whole limit of the cgroup where that is lower,
+    whatever the group already uses of it. None where the system does not say."""
     known = [*_available(), *_limits()]
     return min(known) if known else None
 

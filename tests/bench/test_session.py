@@ -9,6 +9,9 @@ import torch
 
 from octavo.bench import gguf_cache, session, shapes
 from octavo.bench.machine import Machine, cpu_name, read_bandwidth, sgemm_rate
+from octavo.bench.metrics import parse_metrics
+from octavo.bench.parties import PeerOptions
+from octavo.bench.schedule import Plan
 from octavo.checkpoint.load import load
 from octavo.checkpoint.source import open_source
 from octavo.cli import main
@@ -46,6 +49,20 @@ def test_bench_beside_a_peer(tiny_moe_folder, fake, capsys, monkeypatch, tmp_pat
         assert found["ratio"]["llama.cpp"][name] == pytest.approx(found["ours"][name] / 5)
         assert found["ours"]["bytes"][name] > 0 and found["ours"]["share"][name] > 0
     assert "# tiny, int4" in (tmp_path / "page.md").read_text() and (tmp_path / "bars.png").stat().st_size > 1000
+
+
+def test_our_pack_is_made_with_progress_before_anything_is_loaded(tiny_moe_folder) -> None:
+    plan = Plan(parse_metrics("decode_1"), rounds=1, steps=1)
+
+    def told() -> list[str]:
+        heard: list[str] = []
+        session.bench(
+            tiny_moe_folder, "int4", plan, PeerOptions(), 1, heard.append, lambda what, *_: heard.append(what)
+        )
+        return heard
+
+    first, second = told(), told()
+    assert "packing int4" in first[: first.index("loading octavo")] and "packing int4" not in second
 
 
 def test_bench_beside_dense_models(tiny_moe_folder, capsys, tmp_path) -> None:

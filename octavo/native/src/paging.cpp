@@ -71,7 +71,7 @@ void Runner::ask_ahead(int64_t number) {
     ask_for_layer(next);
     if (!next.experts) return;
     // this layer's choice is still wanted: it is put back
-    const int64_t count = rows_ * model_.top_k;
+    const int64_t count = layers_[number].experts ? rows_ * model_.top_k : 0;
     const std::vector<int32_t> chosen(route_experts_.get(), route_experts_.get() + count);
     const std::vector<float> weights(route_weights_.get(), route_weights_.get() + count);
     std::vector<float> likely(size_t(model_.hidden));
