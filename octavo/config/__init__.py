@@ -6,13 +6,14 @@ from octavo.config.model import LayerSpec, ModelConfig, ResidualConfig, RopeConf
 from octavo.config.params import from_params
 from octavo.config.presets import PRESETS, preset
 from octavo.config.quantization import FORMS, Bits, FormBits, form_name, quantization_bits, quantization_fields
-from octavo.config.sampling import SamplingParams
+from octavo.config.sampling import Grammar, SamplingParams
 
 __all__ = [
     "FORMS",
     "PRESETS",
     "Bits",
     "FormBits",
+    "Grammar",
     "LayerSpec",
     "ModelConfig",
     "ResidualConfig",
