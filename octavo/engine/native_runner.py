@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from octavo.checkpoint.pack import Pack, PlannedMatrix, plan
 from octavo.config import ModelConfig
-from octavo.engine.runner import PAGE_TOKENS, StateAges, StepBatch, StepResult
+from octavo.engine.runner import PAGE_TOKENS, StateAges, StepBatch, StepResult, bytes_of_one, check_data, check_number
 from octavo.native.cores import cores
 from octavo.native.library import Batch, Layer, Library, Matrix, Memory, Model, library
 
@@ -48,6 +48,10 @@ class NativeRunner:
         self.threads = threads or cores()
         self._ages = StateAges(self.num_slots)
         self._memory, self._arrays = _memory(self.config, num_pages, self.num_slots, kv)
+        self._paged = [array for name, array in self._arrays.items() if name != "states"]
+        self._states: NDArray[np.float32] = self._arrays["states"]
+        self.page_bytes = sum(bytes_of_one(array.itemsize, array.shape) for array in self._paged)
+        self.state_bytes = bytes_of_one(self._states.itemsize, self._states.shape)
         self._model, self._layers = _model(pack)
         self._library = library()
         self._handle = self._library.open(self._model, self._memory, self.threads)
@@ -63,7 +67,7 @@ class NativeRunner:
     def step(self, batch: StepBatch) -> StepResult:
         """Run the batch; see `Runner.step`. Raises ValueError for a batch that contradicts itself or its slots."""
         config = self.config
-        batch.check(self.num_pages, config.vocab_size, self.num_slots)
+        batch.check(self.num_pages, config.vocab_size, self.num_slots, config.sliding_window)
         flat, addresses = _laid_end_to_end(batch)
         outputs: dict[str, NDArray[Any]] = {
             "logits": np.empty((len(batch.logit_rows), config.vocab_size), np.float32),
@@ -84,6 +88,44 @@ class NativeRunner:
         del flat  # `given` holds addresses in it
         return StepResult(**outputs)
 
+    def copy_page(self, source: int, target: int) -> None:
+        """See `Runner.copy_page`."""
+        for page in (source, target):
+            check_number("page", page, self.num_pages)
+        with self._stepping:
+            for memory in self._paged:
+                memory[:, target] = memory[:, source]
+
+    def read_page(self, page: int) -> NDArray[np.uint8]:
+        """See `Runner.read_page`."""
+        check_number("page", page, self.num_pages)
+        with self._stepping:
+            return np.concatenate([memory[:, page].reshape(-1).view(np.uint8) for memory in self._paged])
+
+    def write_page(self, page: int, data: NDArray[np.uint8]) -> None:
+        """See `Runner.write_page`."""
+        check_number("page", page, self.num_pages)
+        check_data("data", data, np.uint8, (self.page_bytes,))
+        rest = np.ascontiguousarray(data)
+        with self._stepping:
+            for memory in self._paged:
+                own, rest = np.split(rest, [memory[:, page].nbytes])
+                memory[:, page] = own.view(memory.dtype).reshape(memory[:, page].shape)
+
+    def read_states(self, slot: int) -> NDArray[np.float32]:
+        """See `Runner.read_states`."""
+        check_number("slot", slot, self.num_slots)
+        with self._stepping:
+            self._ages.require(slot)
+            return self._states[:, slot].copy()
+
+    def write_states(self, slot: int, states: NDArray[np.float32], tokens: int) -> None:
+        """See `Runner.write_states`."""
+        check_number("slot", slot, self.num_slots)
+        check_data("states", states, np.float32, self._states[:, slot].shape)
+        with self._stepping, self._ages.filling(slot, tokens):
+            self._states[:, slot] = states
+
     def fill_synthetic(self, page_table_row: NDArray[np.int64], tokens: int, state_slot: int) -> None:
         """Fill a sequence's memory with noise; see `TorchRunner.fill_synthetic`."""
         pages = page_table_row[: -(-tokens // PAGE_TOKENS)]
@@ -93,8 +135,8 @@ class NativeRunner:
         for name, memory in self._arrays.items():
             if name == "states":
                 if self.num_slots:
-                    memory[:, state_slot] = random.standard_normal(memory[:, state_slot].shape, np.float32)
-                    self._ages.set(state_slot, tokens)
+                    states = random.standard_normal(memory[:, state_slot].shape, np.float32)
+                    self.write_states(state_slot, states, tokens)
             elif memory.dtype == np.int8:
                 memory[:, pages] = random.integers(-127, 128, memory[:, :1].shape, np.int8)
             elif name.endswith("scales"):

@@ -1,5 +1,6 @@
 """Batches for any runner, batches that every runner refuses, and runs that cut requests up at random."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,7 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
     ({"positions": np.array([0, 1, 2, 2**40])}, "page_table row .* does not cover"),
     ({"page_table": np.array([[0], [PAGES]])}, "page_table row .* does not cover"),
     ({"page_table": np.array([[0], [-1]])}, "page_table row .* does not cover"),
+    ({"page_table": np.array([[0], [0]])}, r"new rows of two places go to pages \[0\]"),
     ({"page_table": np.zeros((2, 0), np.int64)}, "page_table row .* does not cover"),
     ({"page_table": np.array([0, 1])}, r"page_table is int64 \[2\]"),
     ({"page_table": np.array([[0]])}, "page_table and state_slots need one row a sequence"),
@@ -75,9 +77,12 @@ def contradicting(change: dict[str, Any]) -> StepBatch:
     return StepBatch(**{**vars(GOOD), **change})
 
 
-def cut_up(runner: Runner, requests: list[np.ndarray], seed: int, longest: int) -> list[np.ndarray]:
+def cut_up(
+    runner: Runner, requests: list[np.ndarray], seed: int, longest: int, free: Callable[[int], None] | None = None
+) -> list[np.ndarray]:
     """The logits [length, vocab] of every row of each request, in steps of which each takes up to `longest` more tokens
-    of some requests, which begin at different steps, in any order, on pages and slots drawn by lot."""
+    of some requests, which begin at different steps, in any order, on pages and slots drawn by lot. `free` is called
+    for each page that has come to lie behind the model's window; the page table no longer names it."""
     generator = np.random.default_rng(seed)
     pages = iter(generator.permutation(runner.num_pages).tolist())
     tables = [[next(pages) for _ in range(-(-len(ids) // PAGE_TOKENS))] for ids in requests]
@@ -85,6 +90,11 @@ def cut_up(runner: Runner, requests: list[np.ndarray], seed: int, longest: int) 
     done, logits = [0] * len(requests), [[] for _ in requests]
     while unfinished := [s for s, ids in enumerate(requests) if done[s] < len(ids)]:
         chosen = generator.permutation(unfinished)[: generator.integers(1, len(unfinished) + 1)].tolist()
+        for s in chosen if free else ():
+            for number in range(max(0, done[s] - runner.config.sliding_window + 1) // PAGE_TOKENS):
+                if tables[s][number] >= 0:
+                    free(tables[s][number])
+                    tables[s][number] = -1
         sizes = [min(int(generator.integers(1, longest + 1)), len(requests[s]) - done[s]) for s in chosen]
         parts = [(requests[s][done[s] : done[s] + n], done[s], tables[s]) for s, n in zip(chosen, sizes, strict=True)]
         rows = np.arange(sum(sizes))
