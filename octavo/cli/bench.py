@@ -5,8 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from octavo.cli.terminal import Json, progress_bar, report, say
+from octavo.cli.terminal import Json, report, say
 from octavo.errors import UserError
+from octavo.progress import progress_bar
 
 
 def run(

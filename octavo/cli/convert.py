@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from octavo.cli.terminal import Json, parse_dtype, parse_quant, progress_bar, report
+from octavo.cli.terminal import Json, parse_dtype, parse_quant, report
 from octavo.errors import UsageError
+from octavo.progress import progress_bar
 
 if TYPE_CHECKING:
     from octavo.config import Bits

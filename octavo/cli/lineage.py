@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from octavo.cli.terminal import Json, progress_bar, report, say
+from octavo.cli.terminal import Json, report, say
+from octavo.progress import progress_bar
 
 if TYPE_CHECKING:
     from octavo.checkpoint.lineage import LayerLineage, Lineage

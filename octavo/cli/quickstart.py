@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 
 from octavo.cli.serve import Host, Port, serve_model
-from octavo.cli.terminal import Device, Dtype, Quant, load_model, parse_quant, progress_bar, say
+from octavo.cli.terminal import Device, Dtype, Quant, load_model, parse_quant, say
+from octavo.progress import progress_bar
 
 
 def run(

@@ -1,15 +1,14 @@
-"""What the verbs share: their common options, and a progress bar on standard error."""
+"""What the verbs share: their common options, and how a model is opened."""
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from octavo.errors import UsageError
-from octavo.progress import Progress
+from octavo.progress import progress_bar
 
 if TYPE_CHECKING:
     import torch
@@ -33,32 +32,6 @@ TopP = Annotated[float, typer.Option(help="Draw from the likeliest tokens that r
 Seed = Annotated[int | None, typer.Option(help="Same seed, same answer.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")]
 Stop = Annotated[list[str] | None, typer.Option(help="End the answer before this text; may be repeated.")]
-
-
-@contextmanager
-def progress_bar(per_second: float = 10) -> Iterator[Progress]:
-    """A bar on standard error for as long as the block runs, drawn `per_second` times a second; one task at a time,
-    named by its work."""
-    from rich.console import Console
-    from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as RichProgress
-
-    columns = (TextColumn("{task.description:<18}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
-               TimeElapsedColumn(), TimeRemainingColumn())  # fmt: skip
-    tasks: dict[str, TaskID] = {}
-    bar = RichProgress(*columns, console=Console(stderr=True), refresh_per_second=per_second)
-
-    def show(task: str, done: int, total: int) -> None:
-        if task not in tasks:
-            bar.start()  # not before: a bar that had nothing to show would leave an empty line in a log
-            tasks[task] = bar.add_task(task, total=total)
-        bar.update(tasks[task], completed=done, total=total)
-
-    try:
-        yield show
-    finally:
-        if tasks:
-            bar.stop()
 
 
 def parse_dtype(name: str | None) -> "torch.dtype | None":

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from octavo.cli.terminal import Json, parse_dtype, progress_bar, report
+from octavo.cli.terminal import Json, parse_dtype, report
+from octavo.progress import progress_bar
 
 
 def run(

@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from octavo.cli.terminal import Json, progress_bar, report
+from octavo.cli.terminal import Json, report
 from octavo.errors import UsageError
+from octavo.progress import progress_bar
 
 
 def run(model: Annotated[Path, typer.Argument(help="A model folder with SHA256SUMS.")], as_json: Json = False) -> None:

@@ -1,5 +1,6 @@
 """What models and requests are: the dataclasses every room reads, config.json in and out, and well-known models."""
 
+from octavo.config.engine import EngineOptions
 from octavo.config.hf import from_hf, to_hf
 from octavo.config.home import home
 from octavo.config.model import LayerSpec, ModelConfig, ResidualConfig, RopeConfig
@@ -12,6 +13,7 @@ __all__ = [
     "FORMS",
     "PRESETS",
     "Bits",
+    "EngineOptions",
     "FormBits",
     "Grammar",
     "LayerSpec",

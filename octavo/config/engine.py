@@ -1,0 +1,42 @@
+"""How much the engine may hold and do at once."""
+
+from dataclasses import dataclass
+
+from octavo.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """Limits of an engine. Raises UsageError on nonsense.
+
+    context: most tokens of one request, prompt and answer together; the model may allow fewer.
+    memory_tokens: tokens whose keys and values are held at once, those of the prefix cache included; by default four
+    contexts. A request that does not fit beside others waits; one that could never fit is refused.
+    max_running, max_waiting: requests that share steps, and that wait for their turn; one more is refused.
+    state_bytes: for the recurrent states of running requests (models with lightning layers; at least one request runs).
+    snapshot_bytes: for the states that the prefix cache keeps.
+    compress_snapshots: keep those in int8, a quarter of the bytes; answers after a hit may then differ.
+    step_tokens: most prompt tokens in a step; step_tokens_beside: the same while others decode, who wait for it.
+    prefix_cache: whether what requests have in common is kept.
+    """
+
+    context: int = 8192
+    memory_tokens: int | None = None
+    max_running: int = 32
+    max_waiting: int = 1024
+    state_bytes: int = 4 * 2**30
+    snapshot_bytes: int = 2**30
+    compress_snapshots: bool = False
+    step_tokens: int = 512
+    step_tokens_beside: int = 128
+    prefix_cache: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("context", "max_running", "max_waiting", "step_tokens", "step_tokens_beside"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        for name in ("state_bytes", "snapshot_bytes"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name} is {getattr(self, name)}: it must be 0 or above")
+        if self.memory_tokens is not None and self.memory_tokens < 1:
+            raise UsageError(f"memory_tokens is {self.memory_tokens}: it must be at least 1")

@@ -1,0 +1,39 @@
+"""Shares of a step as the arrays a runner takes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from octavo.engine.runner import StepBatch
+from octavo.engine.scheduler import Share
+
+
+def make_batch(shares: Sequence[Share], wants_hidden: Sequence[bool]) -> tuple[StepBatch, list[int]]:
+    """The batch of these shares, and how many rows of results each gets: its last ones.
+
+    wants_hidden: for each share, whether those are hidden states rather than logits.
+    """
+    ids: list[int] = []
+    positions: list[int] = []
+    bounds, wanted = [0], []
+    rows: tuple[list[int], list[int]] = ([], [])
+    width = max(len(share.sequence.pages) for share in shares)
+    table = np.full((len(shares), width), -1, np.int64)
+    for line, share, hidden in zip(table, shares, wants_hidden, strict=True):
+        sequence, end = share.sequence, share.start + share.count
+        ids += sequence.ids[share.start : end]
+        positions += range(share.start, end)
+        bounds.append(len(ids))
+        line[: len(sequence.pages)] = sequence.pages
+        wanted.append(min(share.count, max(0, end - sequence.first_wanted)))
+        rows[hidden] += range(len(ids) - wanted[-1], len(ids))
+    batch = StepBatch(
+        ids=np.array(ids, np.int64),
+        cu_seqlens=np.array(bounds, np.int64),
+        positions=np.array(positions, np.int64),
+        page_table=table,
+        state_slots=np.array([share.sequence.slot for share in shares], np.int64),
+        logit_rows=np.array(rows[False], np.int64),
+        hidden_rows=np.array(rows[True], np.int64),
+    )
+    return batch, wanted

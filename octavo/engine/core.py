@@ -1,0 +1,203 @@
+"""The thread that computes: jobs come in, steps are planned, run and dealt out, until nothing is left to do."""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from octavo.engine.batch import make_batch
+from octavo.engine.runner import Runner, StepResult
+from octavo.engine.scheduler import Scheduler, Share
+from octavo.engine.scheduler import Sequence as Tokens
+from octavo.errors import UserError
+
+
+class Busy(UserError):
+    """So many requests wait already that one more is refused."""
+
+
+class Closed(UserError):
+    """The engine was closed."""
+
+
+class Job(Protocol):
+    """What is to be done with a sequence's rows of results."""
+
+    sequence: Tokens
+    hidden: bool  # whether it wants hidden states rather than logits
+
+    @property
+    def emit(self) -> Callable[[Any], None]:
+        """Gets what the job gives, or the error that ended it; called by the core's thread, and must not block."""
+        ...
+
+    def take(self, start: int, rows: NDArray[np.float32]) -> bool:
+        """The rows of the tokens from position `start` on; whether the job is over."""
+        ...
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What an engine has done since it was made, and holds now.
+
+    tokens: computed, prompts and answers; cached_tokens: of prompts, which the prefix cache saved; expert_counts: int64
+    [layers, E], tokens that each expert computed. running, waiting: sequences; pages_free: pages that nobody holds,
+    pages_cached: that only the prefix cache holds; snapshot_bytes: its states.
+    """
+
+    steps: int
+    tokens: int
+    cached_tokens: int
+    preemptions: int
+    running: int
+    waiting: int
+    pages_free: int
+    pages_cached: int
+    snapshot_bytes: int
+    expert_counts: NDArray[np.int64]
+
+
+class Core:
+    """One runner, its scheduler, and the thread that owns both. Other threads only hand in, cancel and close."""
+
+    def __init__(self, runner: Runner, scheduler: Scheduler) -> None:
+        self.runner, self.scheduler = runner, scheduler
+        self._changed = threading.Condition()
+        self._arrived: deque[Job] = deque()
+        self._cancelled: deque[Job] = deque()
+        self._jobs: dict[Tokens, Job] = {}
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._steps = self._tokens = self._cached = 0
+        self._expert_counts = np.zeros((runner.config.num_layers, runner.config.num_experts), np.int64)
+
+    def hand_in(self, jobs: Sequence[Job], may_wait: bool = False) -> None:
+        """Let jobs take part as soon as there is room for them.
+
+        Raises `Busy` when more than options.max_waiting would be in line, or waits for a place if `may_wait`;
+        UserError for a job that could never fit; `Closed` after `close`.
+        """
+        for job in jobs:
+            self.scheduler.check_fits(job.sequence.most)
+        most = self.scheduler.options.max_waiting
+        with self._changed:
+            while may_wait and not self._closed and self._waiting() and self._waiting() + len(jobs) > most:
+                self._changed.wait()
+            if self._closed:
+                raise Closed("the engine was closed")
+            if self._waiting() + len(jobs) > most and self._waiting():
+                raise Busy(f"{self._waiting()} requests wait already, of at most {most}: try again in a moment")
+            self._arrived.extend(jobs)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="octavo-engine", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def cancel(self, jobs: Iterable[Job]) -> None:
+        """End jobs after the step under way; those that are over are left alone."""
+        with self._changed:
+            self._cancelled.extend(jobs)
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """End every job with `Closed`, and the thread, after the step under way. Idempotent."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def statistics(self) -> Statistics:
+        """What was done, and what is held now."""
+        scheduler = self.scheduler
+        return Statistics(
+            steps=self._steps,
+            tokens=self._tokens,
+            cached_tokens=self._cached,
+            preemptions=scheduler.preemptions,
+            running=len(scheduler.running),
+            waiting=self._waiting(),
+            pages_free=scheduler.pool.free,
+            pages_cached=scheduler.pool.evictable,
+            snapshot_bytes=scheduler.cache.snapshot_bytes,
+            expert_counts=self._expert_counts.copy(),
+        )
+
+    def _waiting(self) -> int:
+        return len(self._arrived) + len(self.scheduler.waiting)
+
+    # ---- the thread
+
+    def _run(self) -> None:
+        while self._take_orders():
+            shares = self.scheduler.plan()
+            if shares:
+                self._step(shares)
+
+    def _take_orders(self) -> bool:
+        """Take in what has arrived, let go of what was cancelled, wait if there is nothing to do; False at the end."""
+        with self._changed:
+            while not (self._arrived or self._cancelled or self._jobs or self._closed):
+                self._changed.wait()
+            arrived, cancelled = list(self._arrived), list(self._cancelled)
+            for job in arrived:
+                self._jobs[job.sequence] = job
+                self.scheduler.add(job.sequence)
+            self._arrived.clear()
+            self._cancelled.clear()
+            self._changed.notify_all()
+            closed = self._closed
+        for job in cancelled:
+            if job.sequence in self._jobs:
+                self._end(job, keep=True)
+        if closed:
+            for job in list(self._jobs.values()):
+                self._fail(job, Closed("the engine was closed"))
+        return not closed
+
+    def _step(self, shares: list[Share]) -> None:
+        jobs = [self._jobs[share.sequence] for share in shares]
+        batch, wanted = make_batch(shares, [job.hidden for job in jobs])
+        try:
+            result = self.runner.step(batch)
+        except Exception as error:  # noqa: BLE001 - the requests of this step are told; others go on
+            for job in jobs:
+                self._fail(job, error)
+            return
+        self._steps += 1
+        self._tokens += len(batch.ids)
+        self._expert_counts += result.expert_counts
+        self.scheduler.advance(shares)
+        self._deal_out(shares, jobs, wanted, result)
+
+    def _deal_out(self, shares: list[Share], jobs: list[Job], wanted: list[int], result: StepResult) -> None:
+        """Give each job its rows."""
+        done = {False: 0, True: 0}
+        for share, job, rows in zip(shares, jobs, wanted, strict=True):
+            if not rows:
+                continue
+            first = done[job.hidden]
+            done[job.hidden] += rows
+            given = (result.hidden if job.hidden else result.logits)[first : first + rows]
+            try:
+                over = job.take(share.start + share.count - rows, given)
+            except Exception as error:  # noqa: BLE001 - a NaN, a grammar's limit: this request ends, others go on
+                self._fail(job, error)
+            else:
+                if over:
+                    self._end(job, keep=True)
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        self._end(job, keep=False)
+        job.emit(error)
+
+    def _end(self, job: Job, keep: bool) -> None:
+        self._cached += max(0, job.sequence.cached)
+        del self._jobs[job.sequence]
+        self.scheduler.remove(job.sequence, keep)
+        with self._changed:
+            self._changed.notify_all()

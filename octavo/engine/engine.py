@@ -1,0 +1,324 @@
+"""The engine: any number of requests to one model, answered together.
+
+    from octavo import Engine, SamplingParams
+
+    with Engine("path/or/hub-name") as engine:
+        for done in engine.generate(["The capital of France is", "Two and two are"], SamplingParams(max_new_tokens=8)):
+            print(done.text)
+
+Who does what: `Core` is the thread that computes, `Scheduler` decides who takes part in a step and on which memory,
+`Answer`, `Score` and `Pooled` know what rows of results mean. Here requests become such jobs, and their pieces results.
+"""
+
+import asyncio
+import queue
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from octavo.checkpoint.figures import model_figures
+from octavo.config import EngineOptions, SamplingParams
+from octavo.data.tokenizer import Tokenizer
+from octavo.engine.answer import Answer, Completion, Piece
+from octavo.engine.bulk import Done, Gathered, completion, run_all
+from octavo.engine.core import Core, Job, Statistics
+from octavo.engine.grammar import Grammars
+from octavo.engine.open import OpenModel, open_model
+from octavo.engine.pages import PagePool
+from octavo.engine.prefix_cache import Cost, PrefixCache
+from octavo.engine.prompts import Prompt, encode_marked, encode_prompt
+from octavo.engine.runner import PAGE_TOKENS, Runner
+from octavo.engine.sampler import Sampler, check_bias
+from octavo.engine.scheduler import Scheduler
+from octavo.engine.scheduler import Sequence as Tokens
+from octavo.engine.scores import LogLikelihood, Pooled, Pooling, Score
+from octavo.engine.snapshots import RunnerMemory
+from octavo.errors import UserError
+from octavo.progress import Progress
+
+if TYPE_CHECKING:
+    from octavo.models.decoder import Decoder
+
+ALL_HIDDEN_ROWS = 512  # rows of hidden states in a step: far smaller than logits
+
+
+class Ticket:
+    """A request that was handed in."""
+
+    def __init__(self, core: Core, jobs: Sequence[Job]) -> None:
+        self._core, self._jobs = core, jobs
+        self.prompt_tokens = jobs[0].sequence.prompt_tokens
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens of the prompt that came from the prefix cache, for the first of its answers."""
+        return max(0, self._jobs[0].sequence.cached)
+
+    def cancel(self) -> None:
+        """End the request after the step under way and give its memory back; harmless when it is over."""
+        self._core.cancel(self._jobs)
+
+
+class Engine:
+    """Requests over one model. Safe to use from several threads; nothing runs before the first request.
+
+    Each answer is what it would be alone: with the native runner bit for bit, whatever runs beside it, however its
+    prompt is cut, with and without the prefix cache.
+    """
+
+    def __init__(self, model: str | Path | OpenModel, options: EngineOptions | None = None) -> None:
+        """model: a folder, GGUF file or hub name, or what `open_model` made of one. Raises UserError if it cannot be
+        used."""
+        opened = model if isinstance(model, OpenModel) else open_model(model)
+        self.options, self.tokenizer, self.config = options or EngineOptions(), opened.tokenizer, opened.config
+        self.context = min(self.options.context, self.config.max_positions)
+        self.runner = make_runner(opened, self.options)
+        self.core = Core(self.runner, make_scheduler(self.runner, self.options))
+        self._grammars = Grammars(self.tokenizer, self.config.vocab_size)
+
+    @classmethod
+    def for_decoder(cls, decoder: "Decoder", tokenizer: Tokenizer, options: EngineOptions | None = None) -> "Engine":
+        """An engine on the torch runner."""
+        from octavo.engine.torch_runner import TorchRunner
+
+        def make(pages: int, slots: int) -> Runner:
+            return TorchRunner(decoder, pages, slots)
+
+        return cls(OpenModel(decoder.config, tokenizer, make, "a decoder in torch"), options)
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End every request with an error, and the engine's thread. Idempotent."""
+        self.core.close()
+
+    def statistics(self) -> Statistics:
+        """What was done, and what is held now."""
+        return self.core.statistics()
+
+    # ---- one request
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Token ids of a prompt of any form."""
+        return encode_prompt(self.tokenizer, prompt)
+
+    def check_fits(self, prompt_tokens: int, params: SamplingParams) -> None:
+        """Raise UserError for a prompt that is empty or, with its answer, longer than the context."""
+        if prompt_tokens == 0:
+            raise UserError("the prompt is empty: give at least one token")
+        if prompt_tokens + params.max_new_tokens > self.context:
+            raise UserError(
+                f"{prompt_tokens} prompt tokens and up to {params.max_new_tokens} new ones do not fit the context of "
+                f"{self.context} tokens: shorten the prompt or ask for fewer new tokens"
+            )
+
+    def submit(
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        emit: Callable[[Piece | Exception], None],
+        tenant: str = "",
+        may_wait: bool = False,
+    ) -> Ticket:
+        """Hand in a request. `emit` gets the pieces of its answers, or an error, from the engine's thread: it must not
+        block. What prompts have in common is shared among those of one tenant only.
+
+        Raises UserError for what can never be answered (too long, ids outside the vocabulary, a bad grammar), `Busy`
+        when too many requests wait, unless it may wait itself.
+        """
+        ids, marks = encode_marked(self.tokenizer, prompt)
+        self.check_fits(len(ids), params)
+        self._check_ids(ids)
+        check_bias(params, self.config.vocab_size)
+        answers = []
+        for index in range(params.n):
+            sequence = Tokens(
+                ids=list(ids),
+                prompt_tokens=len(ids),
+                most=len(ids) + params.max_new_tokens,
+                first_wanted=0 if params.prompt_logprobs is not None and index == 0 else len(ids) - 1,
+                tenant=tenant,
+                marks=set(marks),
+            )
+            sampler = Sampler(params, ids, index)
+            matcher = self._grammars.matcher(params.grammar) if params.grammar else None
+            answer = Answer(sequence, sampler, self.tokenizer, params, emit, index, matcher, isinstance(prompt, str))
+            answers.append(answer)
+        self.core.hand_in(answers, may_wait)
+        return Ticket(self.core, answers)
+
+    def stream(self, prompt: Prompt, params: SamplingParams, tenant: str = "") -> Iterator[Piece]:
+        """The answers piece by piece; closing the iterator ends the request. Raises what `submit` does, at once."""
+        arrived: queue.SimpleQueue[Piece | Exception] = queue.SimpleQueue()
+        ticket = self.submit(prompt, params, arrived.put, tenant)
+
+        def pieces() -> Iterator[Piece]:
+            left = params.n
+            try:
+                while left:
+                    piece = arrived.get()
+                    if isinstance(piece, Exception):
+                        raise piece
+                    left -= piece.finish_reason is not None
+                    yield piece
+            finally:
+                ticket.cancel()
+
+        return pieces()
+
+    async def stream_async(self, prompt: Prompt, params: SamplingParams, tenant: str = "") -> AsyncIterator[Piece]:
+        """`stream` for an event loop, which is never blocked; cancelling the task that reads ends the request."""
+        loop, arrived = asyncio.get_running_loop(), asyncio.Queue[Piece | Exception]()
+
+        def emit(piece: Piece | Exception) -> None:
+            loop.call_soon_threadsafe(arrived.put_nowait, piece)
+
+        ticket = await asyncio.to_thread(self.submit, prompt, params, emit, tenant)
+        left = params.n
+        try:
+            while left:
+                piece = await arrived.get()
+                if isinstance(piece, Exception):
+                    raise piece
+                left -= piece.finish_reason is not None
+                yield piece
+        finally:
+            ticket.cancel()
+
+    def complete(self, prompt: Prompt, params: SamplingParams, tenant: str = "") -> Completion:
+        """One answer, whole. Raises UsageError where `params` ask for several: `generate` gives those."""
+        (completion,) = self.generate([prompt], params, tenant=tenant)
+        return completion
+
+    # ---- many at once
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        progress: Progress | None = None,
+        tenant: str = "",
+    ) -> list[Completion]:
+        """The answers to many prompts, in their order; where params.n is above 1, a prompt's answers follow one
+        another. params: for all, or one for each.
+
+        With more than one prompt a progress bar is drawn on a terminal, unless `progress` is given (`silent` shows
+        nothing). Raises UserError for the first prompt that cannot be answered; Ctrl-C ends them all.
+        """
+        if isinstance(prompts, str):
+            raise TypeError("prompts is a list: for a single text give [text], or use complete()")
+        each = [params or SamplingParams()] * len(prompts) if not isinstance(params, Sequence) else list(params)
+
+        tickets: dict[int, Ticket] = {}
+
+        def start(index: int, done: Done) -> Ticket:
+            gathered = Gathered(each[index].n, done)
+            tickets[index] = self.submit(prompts[index], each[index], gathered.put, tenant, may_wait=True)
+            return tickets[index]
+
+        answers = run_all(len(prompts), start, self._ahead, "generating", progress)
+        return [
+            completion(pieces, tickets[index].prompt_tokens, tickets[index].cached_tokens)
+            for index, choices in enumerate(answers)
+            for pieces in choices
+        ]
+
+    def log_likelihoods(
+        self,
+        pairs: Sequence[tuple[Prompt, Prompt]],
+        progress: Progress | None = None,
+        tenant: str = "",
+    ) -> list[LogLikelihood]:
+        """log p(continuation | context) of many pairs, in their order. What contexts have in common is computed once.
+
+        A context and a continuation in text are tokenised apart, the continuation without special tokens; give ids
+        where they should be otherwise. Raises UserError where a continuation is empty or nothing comes before it.
+        """
+        texts = [(self.encode(context), self._continuation(text)) for context, text in pairs]
+        for context, continuation in texts:
+            self._check_text(context + continuation, continuation)
+
+        def start(index: int, done: Done) -> Ticket:
+            context, continuation = texts[index]
+            ids = (context + continuation)[:-1]
+            sequence = Tokens(ids, len(ids), len(ids), len(context) - 1, tenant)
+            return self._start(Score(sequence, np.array(continuation, np.int64), done))
+
+        return run_all(len(texts), start, self._ahead, "scoring", progress)
+
+    def hidden_states(
+        self, prompts: Sequence[Prompt], pooling: Pooling = "last", progress: Progress | None = None, tenant: str = ""
+    ) -> NDArray[np.float32]:
+        """One vector a prompt, fp32 [len(prompts), H]: its last token's hidden state after the final norm, or the mean
+        over its tokens."""
+        if pooling not in ("last", "mean"):
+            raise UserError(f"pooling is {pooling!r}: choose last or mean")
+        texts = [self.encode(prompt) for prompt in prompts]
+        for ids in texts:
+            self._check_text(ids, ids)
+
+        def start(index: int, done: Done) -> Ticket:
+            ids = texts[index]
+            first = 0 if pooling == "mean" else len(ids) - 1
+            sequence = Tokens(ids, len(ids), len(ids), first, tenant, most_rows=ALL_HIDDEN_ROWS)
+            return self._start(Pooled(sequence, done))
+
+        vectors = run_all(len(texts), start, self._ahead, "reading", progress)
+        return np.stack(vectors) if vectors else np.zeros((0, self.config.hidden_size), np.float32)
+
+    # ---- helpers
+
+    @property
+    def _ahead(self) -> int:
+        """Requests under way when there are many: as many as can run, and as many whose turn is next."""
+        return 2 * self.options.max_running
+
+    def _start(self, job: Job) -> Ticket:
+        self.core.hand_in([job], may_wait=True)
+        return Ticket(self.core, [job])
+
+    def _continuation(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, str):
+            return self.tokenizer.encode(prompt, add_special_tokens=False)
+        return self.encode(prompt)
+
+    def _check_text(self, ids: list[int], needed: list[int]) -> None:
+        if not needed or len(ids) == len(needed) and ids is not needed:
+            raise UserError("a text and a context before its continuation need at least one token each")
+        if len(ids) > self.context:
+            raise UserError(f"a text of {len(ids)} tokens does not fit the context of {self.context} tokens")
+        self._check_ids(ids)
+
+    def _check_ids(self, ids: list[int]) -> None:
+        if not 0 <= min(ids) <= max(ids) < self.config.vocab_size:
+            raise UserError(f"the prompt has token ids outside the model's vocabulary of {self.config.vocab_size}")
+
+
+def make_runner(opened: OpenModel, options: EngineOptions) -> Runner:
+    """A runner with the memory that the options allow."""
+    config = opened.config
+    context = min(options.context, config.max_positions)
+    tokens = max(context, options.memory_tokens or 4 * context)
+    state_bytes = 4 * len(config.lightning_layers) * config.num_heads * config.head_dim**2
+    slots = max(1, min(options.max_running, options.state_bytes // max(state_bytes, 1)))
+    return opened.make_runner(-(-tokens // PAGE_TOKENS), slots)
+
+
+def make_scheduler(runner: Runner, options: EngineOptions) -> Scheduler:
+    """A scheduler, with its pool and prefix cache, for a runner's memory."""
+    config = runner.config
+    pool = PagePool(runner.num_pages)
+    cost = Cost.of(config, model_figures(config).active_parameters)
+    needs_states = runner.num_slots > 0
+    cache = PrefixCache(
+        pool, cost, runner.page_bytes, needs_states, options.snapshot_bytes, enabled=options.prefix_cache
+    )
+    memory = RunnerMemory(runner, options.compress_snapshots)
+    return Scheduler(options, pool, cache, memory, runner.num_slots, config.sliding_window)

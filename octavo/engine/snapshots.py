@@ -1,0 +1,52 @@
+"""Recurrent states outside of their slots: exact, or in int8 at a quarter of the bytes."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from octavo.engine.runner import Runner
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """States [layers, H, D, D] as int8, with a scale for each row of D numbers: within 1/254 of the row's largest."""
+
+    values: NDArray[np.int8]
+    scales: NDArray[np.float32]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of both arrays."""
+        return self.values.nbytes + self.scales.nbytes
+
+    @classmethod
+    def of(cls, states: NDArray[np.float32]) -> "Compressed":
+        """states: fp32 [..., D]."""
+        scales = np.abs(states).max(-1, keepdims=True) / 127
+        return cls(np.rint(states / np.where(scales > 0, scales, 1)).astype(np.int8), scales)
+
+    def restored(self) -> NDArray[np.float32]:
+        """The states, rounded."""
+        return self.values * self.scales
+
+
+class RunnerMemory:
+    """A runner's memory as the scheduler uses it."""
+
+    def __init__(self, runner: Runner, compress: bool = False) -> None:
+        self._runner, self._compress = runner, compress
+
+    def copy_page(self, source: int, target: int) -> None:
+        """Copy a page's keys and values."""
+        self._runner.copy_page(source, target)
+
+    def save(self, slot: int) -> "NDArray[np.float32] | Compressed":
+        """The states of a slot."""
+        states = self._runner.read_states(slot)
+        return Compressed.of(states) if self._compress else states
+
+    def restore(self, slot: int, states: Any, tokens: int) -> None:
+        """Put states back, those after `tokens` tokens."""
+        self._runner.write_states(slot, states.restored() if isinstance(states, Compressed) else states, tokens)
