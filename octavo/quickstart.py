@@ -10,7 +10,8 @@ from octavo.checkpoint.load import load, load_decoder, load_tokenizer
 from octavo.checkpoint.source import Source, open_folder, open_source
 from octavo.checkpoint.upcycle import UpcycleOptions, upcycle
 from octavo.config import SamplingParams, home
-from octavo.engine.generate import Generator, Message
+from octavo.engine.engine import Engine
+from octavo.engine.prompts import Message
 from octavo.errors import UserError
 from octavo.progress import Progress, silent
 
@@ -51,9 +52,10 @@ def check_answer(
     `identity` is what the user called the parent; it is noted beside the folder when the answers agree. Raises
     UserError when they differ; the folder stays, for it may be somebody else's, and is compared again next time.
     """
-    asked = Generator.for_decoder(load_decoder(parent), load_tokenizer(parent))
-    expected = answer(asked, QUESTION, max_new_tokens=24)
-    given = answer(Generator.for_decoder(*load(child, progress=progress)), QUESTION, max_new_tokens=24)
+    with Engine.for_decoder(load_decoder(parent), load_tokenizer(parent)) as engine:
+        expected = answer(engine, QUESTION, max_new_tokens=24)
+    with Engine.for_decoder(*load(child, progress=progress)) as engine:
+        given = answer(engine, QUESTION, max_new_tokens=24)
     if given != expected:
         raise UserError(
             f"{child}: answered {given!r} where {parent.label} answers {expected!r}; remove the folder if it should be "
@@ -63,13 +65,13 @@ def check_answer(
     say(f"asked the dense parent and the mixture: both say {given!r}")
 
 
-def answer(generator: Generator, question: str, max_new_tokens: int = 256) -> str:
+def answer(engine: Engine, question: str, max_new_tokens: int = 256) -> str:
     """The greedy answer, through the chat template if the model has one."""
     params = SamplingParams(max_new_tokens=max_new_tokens)
     prompt: str | list[Message] = question
-    if generator.tokenizer.chat_template is not None:
+    if engine.tokenizer.chat_template is not None:
         prompt = [{"role": "user", "content": question}]
-    return generator.complete(prompt, params).text.strip()
+    return engine.complete(prompt, params).text.strip()
 
 
 def child_name(parent: str, experts: int) -> str:

@@ -24,7 +24,8 @@ from octavo.config import SamplingParams
 from octavo.errors import UserError
 
 if TYPE_CHECKING:
-    from octavo.engine.generate import Generator, Message
+    from octavo.engine.engine import Engine
+    from octavo.engine.prompts import Message
 
 
 def run(
@@ -45,8 +46,16 @@ def run(
     Example: octavo chat ./SmolLM2-8x135M-Instruct --system "You are brief."
     """
     params = SamplingParams(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-    generator = load_model(model, quant, device, dtype).generator(context)
-    opening: list[Message] = [{"role": "system", "content": system}] if system else []
+    from octavo.config import EngineOptions
+    from octavo.engine.engine import Engine
+
+    opened = load_model(model, quant, device, dtype)
+    with Engine(opened, EngineOptions(context=context, max_running=1)) as engine:
+        _converse(engine, params, [{"role": "system", "content": system}] if system else [])
+
+
+def _converse(engine: "Engine", params: SamplingParams, opening: "list[Message]") -> None:
+    """Ask and answer until the person leaves."""
     messages = list(opening)
     say("Ctrl-C stops an answer, Ctrl-D or /exit leaves, /new starts over.")
     while (line := _ask()) not in (None, "/exit"):
@@ -54,7 +63,7 @@ def run(
             messages = list(opening)
         elif line:
             messages.append({"role": "user", "content": line})
-            answer = _answer(generator, messages, params)
+            answer = _answer(engine, messages, params)
             if answer is None:
                 messages.pop()
             else:
@@ -69,11 +78,11 @@ def _ask() -> str | None:
         return None
 
 
-def _answer(generator: "Generator", messages: "Sequence[Message]", params: SamplingParams) -> str | None:
+def _answer(engine: "Engine", messages: "Sequence[Message]", params: SamplingParams) -> str | None:
     """Print the answer as it comes; returns it, or None when the request was refused."""
     parts: list[str] = []
     try:
-        for piece in generator.stream(messages, params):
+        for piece in engine.stream(messages, params):
             parts.append(piece.text)
             sys.stdout.write(piece.text)
             sys.stdout.flush()

@@ -48,11 +48,12 @@ def run(
         stop=tuple(stop or ()),
     )
     opened = load_model(model, quant, device, dtype)
-    from octavo.engine.generate import Prompt, encode_prompt
+    from octavo.engine.engine import Engine
+    from octavo.engine.prompts import Prompt
 
     request: Prompt = [{"role": "user", "content": prompt}] if chat else prompt
-    context = len(encode_prompt(opened.tokenizer, request)) + max_new_tokens
-    for piece in opened.generator(context).stream(request, params):
-        sys.stdout.write(piece.text)
-        sys.stdout.flush()
+    with Engine.for_one(opened, request, params) as engine:
+        for piece in engine.stream(request, params):
+            sys.stdout.write(piece.text)
+            sys.stdout.flush()
     sys.stdout.write("\n")

@@ -27,6 +27,7 @@ def run(
 
     Example: octavo quickstart --once "What is the capital of France?"
     """
+    from octavo.engine.engine import Engine
     from octavo.engine.open import check_quant
     from octavo.quickstart import answer, check_answer, prepare
     from octavo.serve.server import listen
@@ -37,8 +38,8 @@ def run(
         folder, parent = prepare(from_, say, progress)
         if parent is not None:
             check_answer(parent, folder, from_, say, progress)
-    generator = load_model(str(folder), quant, device, dtype).generator()
-    if listener is not None:
-        serve_model(generator, folder.name, listener)
-    elif once is not None:
-        print(answer(generator, once))
+    with Engine(load_model(str(folder), quant, device, dtype)) as engine:
+        if listener is not None:
+            serve_model(engine, folder.name, listener)
+        elif once is not None:
+            print(answer(engine, once))

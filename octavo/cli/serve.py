@@ -10,7 +10,7 @@ from octavo.cli.terminal import Context, Device, Dtype, Model, Quant, load_model
 if TYPE_CHECKING:
     from socket import socket
 
-    from octavo.engine.generate import Generator
+    from octavo.engine.engine import Engine
 
 Host = Annotated[str, typer.Option(help="Address to listen on; only this machine's own, until there are keys.")]
 Port = Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535)]
@@ -30,13 +30,17 @@ def run(
 
     Example: octavo serve ./SmolLM2-8x135M-Instruct --port 8000
     """
+    from octavo.config import EngineOptions
+    from octavo.engine.engine import Engine
     from octavo.serve.server import listen
 
     listener = listen(host, port)
-    serve_model(load_model(model, quant, device, dtype).generator(context), name or Path(model).name, listener)
+    opened = load_model(model, quant, device, dtype)
+    with Engine(opened, EngineOptions(context=context)) as engine:
+        serve_model(engine, name or Path(model).name, listener)
 
 
-def serve_model(generator: "Generator", name: str, listener: "socket") -> None:
+def serve_model(engine: "Engine", name: str, listener: "socket") -> None:
     """Serve until interrupted; prints the chat page's address and a curl line once it listens."""
     from octavo.serve.server import run as run_server
 
@@ -46,4 +50,4 @@ def serve_model(generator: "Generator", name: str, listener: "socket") -> None:
         say(f"  chat page   {url}/")
         say(f"  try         curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'\n")
 
-    run_server(generator, name, listener, on_ready=announce)
+    run_server(engine, name, listener, on_ready=announce)

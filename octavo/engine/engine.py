@@ -14,7 +14,7 @@ import asyncio
 import queue
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,9 +29,9 @@ from octavo.engine.grammar import Grammars
 from octavo.engine.open import OpenModel, open_model
 from octavo.engine.pages import PagePool
 from octavo.engine.prefix_cache import Cost, PrefixCache
-from octavo.engine.prompts import Prompt, encode_marked, encode_prompt
+from octavo.engine.prompts import Encoded, Prompt, encode
 from octavo.engine.runner import PAGE_TOKENS, Runner
-from octavo.engine.sampler import Sampler, check_bias
+from octavo.engine.sampler import Sampler
 from octavo.engine.scheduler import Scheduler
 from octavo.engine.scheduler import Sequence as Tokens
 from octavo.engine.scores import LogLikelihood, Pooled, Pooling, Score
@@ -82,12 +82,13 @@ class Engine:
     @classmethod
     def for_decoder(cls, decoder: "Decoder", tokenizer: Tokenizer, options: EngineOptions | None = None) -> "Engine":
         """An engine on the torch runner."""
-        from octavo.engine.torch_runner import TorchRunner
+        return cls(_in_torch(decoder, tokenizer), options)
 
-        def make(pages: int, slots: int) -> Runner:
-            return TorchRunner(decoder, pages, slots)
-
-        return cls(OpenModel(decoder.config, tokenizer, make, "a decoder in torch"), options)
+    @classmethod
+    def for_one(cls, opened: OpenModel, prompt: Prompt, params: SamplingParams) -> "Engine":
+        """An engine with the memory for one request."""
+        room = max(1, len(encode(opened.tokenizer, prompt).ids) + params.max_new_tokens)
+        return cls(opened, EngineOptions(context=room, memory_tokens=room, max_running=params.n, prefix_cache=False))
 
     def __enter__(self) -> "Engine":
         return self
@@ -105,9 +106,9 @@ class Engine:
 
     # ---- one request
 
-    def encode(self, prompt: Prompt) -> list[int]:
-        """Token ids of a prompt of any form."""
-        return encode_prompt(self.tokenizer, prompt)
+    def encode(self, prompt: Prompt) -> Encoded:
+        """A prompt of any form as token ids: what every other method here makes of it."""
+        return encode(self.tokenizer, prompt)
 
     def check_fits(self, prompt_tokens: int, params: SamplingParams) -> None:
         """Raise UserError for a prompt that is empty or, with its answer, longer than the context."""
@@ -133,10 +134,10 @@ class Engine:
         Raises UserError for what can never be answered (too long, ids outside the vocabulary, a bad grammar), `Busy`
         when too many requests wait, unless it may wait itself.
         """
-        ids, marks = encode_marked(self.tokenizer, prompt)
+        encoded = self.encode(prompt)
+        ids = encoded.ids
         self.check_fits(len(ids), params)
         self._check_ids(ids)
-        check_bias(params, self.config.vocab_size)
         answers = []
         for index in range(params.n):
             sequence = Tokens(
@@ -145,11 +146,11 @@ class Engine:
                 most=len(ids) + params.max_new_tokens,
                 first_wanted=0 if params.prompt_logprobs is not None and index == 0 else len(ids) - 1,
                 tenant=tenant,
-                marks=set(marks),
+                marks=set(encoded.marks),
             )
-            sampler = Sampler(params, ids, index)
+            sampler = Sampler(params, ids, index, self.config.vocab_size)
             matcher = self._grammars.matcher(params.grammar) if params.grammar else None
-            answer = Answer(sequence, sampler, self.tokenizer, params, emit, index, matcher, isinstance(prompt, str))
+            answer = Answer(sequence, sampler, self.tokenizer, params, emit, index, matcher, encoded.continues)
             answers.append(answer)
         self.core.hand_in(answers, may_wait)
         return Ticket(self.core, answers)
@@ -241,7 +242,7 @@ class Engine:
         A context and a continuation in text are tokenised apart, the continuation without special tokens; give ids
         where they should be otherwise. Raises UserError where a continuation is empty or nothing comes before it.
         """
-        texts = [(self.encode(context), self._continuation(text)) for context, text in pairs]
+        texts = [(list(self.encode(context).ids), self._continuation(text)) for context, text in pairs]
         for context, continuation in texts:
             self._check_text(context + continuation, continuation)
 
@@ -260,7 +261,7 @@ class Engine:
         over its tokens."""
         if pooling not in ("last", "mean"):
             raise UserError(f"pooling is {pooling!r}: choose last or mean")
-        texts = [self.encode(prompt) for prompt in prompts]
+        texts = [list(self.encode(prompt).ids) for prompt in prompts]
         for ids in texts:
             self._check_text(ids, ids)
 
@@ -287,7 +288,7 @@ class Engine:
     def _continuation(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
             return self.tokenizer.encode(prompt, add_special_tokens=False)
-        return self.encode(prompt)
+        return list(self.encode(prompt).ids)
 
     def _check_text(self, ids: list[int], needed: list[int]) -> None:
         if not needed or len(ids) == len(needed) and ids is not needed:
@@ -296,7 +297,7 @@ class Engine:
             raise UserError(f"a text of {len(ids)} tokens does not fit the context of {self.context} tokens")
         self._check_ids(ids)
 
-    def _check_ids(self, ids: list[int]) -> None:
+    def _check_ids(self, ids: Sequence[int]) -> None:
         if not 0 <= min(ids) <= max(ids) < self.config.vocab_size:
             raise UserError(f"the prompt has token ids outside the model's vocabulary of {self.config.vocab_size}")
 
@@ -322,3 +323,23 @@ def make_scheduler(runner: Runner, options: EngineOptions) -> Scheduler:
     )
     memory = RunnerMemory(runner, options.compress_snapshots)
     return Scheduler(options, pool, cache, memory, runner.num_slots, config.sliding_window)
+
+
+def generate(model: "Decoder", tokenizer: Tokenizer, prompt: Prompt, **params: Any) -> str:
+    """The answer to raw text, to chat messages ({"role", "content"}) or to token ids, as text.
+
+    Keyword arguments are those of `SamplingParams` (max_new_tokens, temperature, top_k, top_p, seed, stop and more).
+    Raises UserError for a prompt that does not fit, UsageError for parameters out of range.
+    """
+    sampling = SamplingParams(**params)
+    with Engine.for_one(_in_torch(model, tokenizer), prompt, sampling) as engine:
+        return engine.complete(prompt, sampling).text
+
+
+def _in_torch(decoder: "Decoder", tokenizer: Tokenizer) -> OpenModel:
+    from octavo.engine.torch_runner import TorchRunner
+
+    def make(pages: int, slots: int) -> Runner:
+        return TorchRunner(decoder, pages, slots)
+
+    return OpenModel(decoder.config, tokenizer, make, "a decoder in torch")

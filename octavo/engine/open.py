@@ -9,7 +9,6 @@ from octavo.checkpoint.pack import Pack
 from octavo.checkpoint.pack_cache import open_pack
 from octavo.config import FormBits, ModelConfig, form_name
 from octavo.data.tokenizer import Tokenizer
-from octavo.engine.generate import DEFAULT_CONTEXT, STATE_SLOTS, Generator, pages_for
 from octavo.engine.native_runner import NativeRunner
 from octavo.engine.runner import Runner
 from octavo.errors import UserError
@@ -31,10 +30,6 @@ class OpenModel:
     tokenizer: Tokenizer
     make_runner: Callable[[int, int], Runner]
     how: str
-
-    def generator(self, context: int = DEFAULT_CONTEXT) -> Generator:
-        """A generator with room for `context` tokens, or fewer if the model ends earlier."""
-        return Generator(self.make_runner(pages_for(context, self.config), STATE_SLOTS), self.tokenizer)
 
 
 def open_model(

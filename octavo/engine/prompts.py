@@ -1,30 +1,42 @@
-"""What a request may give as its prompt, and the token ids of it."""
+"""What a request may give as its prompt, and what becomes of it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
 from octavo.data.tokenizer import Tokenizer
 from octavo.errors import UserError
 
+
+@dataclass(frozen=True)
+class Encoded:
+    """A prompt as token ids. marks: lengths after which other prompts may part from it, the ends of a chat's turns.
+    continues: the answer goes on where the text ends, rather than beginning anew as in a chat."""
+
+    ids: tuple[int, ...]
+    marks: tuple[int, ...] = ()
+    continues: bool = False
+
+
 Message = Mapping[str, Any]
-Prompt = str | Sequence[Message] | Sequence[int]  # raw text, a chat, or token ids
+Prompt = str | Sequence[Message] | Sequence[int] | Encoded  # raw text, a chat, token ids, or what `encode` made of one
 
 
-def encode_prompt(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
-    """Token ids of raw text, of chat messages through the template, or as given."""
-    return encode_marked(tokenizer, prompt)[0]
+def encode(tokenizer: Tokenizer, prompt: Prompt) -> Encoded:
+    """A prompt of any form as token ids: raw text, chat messages through the template, or as given.
 
-
-def encode_marked(tokenizer: Tokenizer, prompt: Prompt) -> tuple[list[int], tuple[int, ...]]:
-    """Token ids of a prompt, and the lengths after which other prompts may part from it: the ends of a chat's turns."""
+    Raises UserError for anything else, and where the chat template refuses the messages.
+    """
+    if isinstance(prompt, Encoded):
+        return prompt
     if isinstance(prompt, str):
-        return tokenizer.encode(prompt), ()
+        return Encoded(tuple(tokenizer.encode(prompt)), continues=True)
     ids = [int(item) for item in prompt if isinstance(item, Integral)]
     messages = [item for item in prompt if isinstance(item, Mapping)]
     if len(ids) == len(prompt):
-        return ids, ()
+        return Encoded(tuple(ids))
     if len(messages) < len(prompt):
         raise UserError("a prompt must be text, a list of messages with role and content, or a list of token ids")
-    encoded = tokenizer.encode_marked(messages)
-    return encoded.ids, encoded.marks
+    chat = tokenizer.encode_marked(messages)
+    return Encoded(tuple(chat.ids), tuple(chat.marks))

@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from octavo.engine.core import Busy
 from octavo.errors import UserError
 from octavo.serve.jobs import Job
 from octavo.serve.protocol import ApiError, Json, Reply, usage
@@ -43,7 +44,7 @@ async def whole(job: Job, reply: Reply) -> Json:
         piece = await job.next()
         assert piece is not None
         text, tokens, reason = text + piece.text, tokens + 1, piece.finish_reason
-    return reply.whole(text, reason, usage(job.prompt_tokens, tokens))
+    return reply.whole(text, reason, usage(job.ticket, tokens))
 
 
 async def events(job: Job, reply: Reply, with_usage: bool, keep_alive: float) -> AsyncIterator[str]:
@@ -70,7 +71,7 @@ async def events(job: Job, reply: Reply, with_usage: bool, keep_alive: float) ->
         return
     yield _event(reply.chunk({}, reason))
     if with_usage:
-        yield _event(reply.usage_chunk(usage(job.prompt_tokens, tokens)))
+        yield _event(reply.usage_chunk(usage(job.ticket, tokens)))
     yield "data: [DONE]\n\n"
 
 
@@ -101,6 +102,8 @@ def as_api_error(error: Exception) -> ApiError:
     """What the client is told; nothing about the inside of the server."""
     if isinstance(error, ApiError):
         return error
+    if isinstance(error, Busy):
+        return ApiError(503, str(error), code="overloaded", headers={"Retry-After": "5"})
     if isinstance(error, UserError):
         return ApiError(400, str(error))
     if isinstance(error, HTTPException):

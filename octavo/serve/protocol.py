@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import ErrorDetails, PydanticCustomError, from_json
 
 from octavo.config import SamplingParams
+from octavo.engine.engine import Ticket
 
 Json = dict[str, Any]
 
@@ -205,7 +206,11 @@ class Reply:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
 
-def usage(prompt_tokens: int, completion_tokens: int) -> Json:
-    """Token counts; an end token that the model chose counts as one."""
-    total = prompt_tokens + completion_tokens
-    return {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, "total_tokens": total}
+def usage(ticket: Ticket, completion_tokens: int) -> Json:
+    """Token counts; an end token that the model chose counts as one. cached_tokens: what the prefix cache knew."""
+    return {
+        "prompt_tokens": ticket.prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": ticket.prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": ticket.cached_tokens},
+    }

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import uvicorn
@@ -17,15 +17,15 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse, JSONResponse, Response
 
 from octavo.config import SamplingParams
-from octavo.engine.generate import Generator
+from octavo.engine.engine import Engine
+from octavo.engine.prompts import Encoded
 from octavo.errors import UsageError, UserError
 from octavo.serve.answers import EventStream, as_api_error, events, while_connected, whole
 from octavo.serve.guard import SECURITY_HEADERS, Guard, is_loopback
-from octavo.serve.jobs import Job, Workers
+from octavo.serve.jobs import Job, Jobs
 from octavo.serve.protocol import ApiError, ChatRequest, Json, Reply
 
 MAX_BODY_BYTES = 4 * 2**20
-MAX_RUNNING, MAX_WAITING = 8, 32
 DEFAULT_MAX_TOKENS = 512
 KEEP_ALIVE_SECONDS = 15.0  # proxies and browsers give up on a silent connection, and a long prompt takes its time
 SHUTDOWN_SECONDS = 2  # for clients to read the end of their answers
@@ -39,21 +39,16 @@ _PAGE = {
 }
 
 
-def create_app(generator: Generator, model_name: str, keep_alive: float = KEEP_ALIVE_SECONDS) -> FastAPI:
-    """The application that serves `generator` under `model_name`.
+def create_app(engine: Engine, model_name: str, keep_alive: float = KEEP_ALIVE_SECONDS) -> FastAPI:
+    """The application that serves `engine` under `model_name`.
 
-    It counts on being the generator's only user. keep_alive: seconds of silence after which a stream sends a comment.
+    keep_alive: seconds of silence after which a stream sends a comment.
     """
-    api = _Api(generator, model_name, keep_alive)
-
-    @contextlib.asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
-        await api.workers.close()
+    api = _Api(engine, model_name, keep_alive)
 
     # FastAPI's own documentation pages load their scripts from a CDN.
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False, lifespan=lifespan)
-    app.state.workers = api.workers
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    app.state.jobs = api.jobs
     app.add_middleware(Guard)
     app.add_api_route("/v1/chat/completions", api.chat, methods=["POST"], response_model=None)
     reads: dict[str, Callable[..., object]] = {
@@ -71,14 +66,14 @@ def create_app(generator: Generator, model_name: str, keep_alive: float = KEEP_A
 
 
 def run(
-    generator: Generator,
+    engine: Engine,
     model_name: str,
     listener: socket.socket,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
     """Serve on a socket of `listen` until interrupted. `on_ready` gets the page's address as soon as it answers."""
     with listener, contextlib.suppress(KeyboardInterrupt):
-        Server(create_app(generator, model_name), listener, on_ready).run()
+        Server(create_app(engine, model_name), listener, on_ready).run()
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -118,7 +113,7 @@ class Server(uvicorn.Server):
         host, port = listener.getsockname()[:2]
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         self._listener, self._on_ready = listener, on_ready
-        self._workers: Workers = app.state.workers
+        self._jobs: Jobs = app.state.jobs
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until told to stop."""
@@ -132,17 +127,17 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End the answers under way, then stop."""
-        self._workers.stop()
+        self._jobs.stop()
         await super().shutdown(sockets)
 
 
 class _Api:
     """The routes of one model."""
 
-    def __init__(self, generator: Generator, model_name: str, keep_alive: float) -> None:
-        self._generator, self._model_name, self._keep_alive = generator, model_name, keep_alive
+    def __init__(self, engine: Engine, model_name: str, keep_alive: float) -> None:
+        self._engine, self._model_name, self._keep_alive = engine, model_name, keep_alive
         self._created = int(time.time())
-        self.workers = Workers(generator, MAX_RUNNING, MAX_WAITING)
+        self.jobs = Jobs(engine)
 
     async def health(self) -> Json:
         return {"status": "ok"}
@@ -157,9 +152,8 @@ class _Api:
     async def chat(self, request: Request) -> Response:
         body = await _read_body(request)
         with contextlib.ExitStack() as held:
-            held.enter_context(self.workers.gate.inside())
             chat, prompt, params = await asyncio.to_thread(self._prepare, body)
-            job = Job(self.workers, prompt, params)
+            job = Job(self.jobs, prompt, params)
             held.callback(job.cancel)
             reply = Reply(self._model_name)
             if chat.stream:
@@ -167,14 +161,14 @@ class _Api:
                 return EventStream(stream, held.pop_all())
             return JSONResponse(await while_connected(request, whole(job, reply)))
 
-    def _prepare(self, body: bytes) -> tuple[ChatRequest, list[int], SamplingParams]:
+    def _prepare(self, body: bytes) -> tuple[ChatRequest, Encoded, SamplingParams]:
         """Everything that can be wrong with a request, before an answer begins; in a thread, as it may take long."""
         chat = ChatRequest.parse(body)
         self._check_model(chat.model)
-        prompt = self._generator.encode(chat.prompt())
-        room = self._generator.context - len(prompt)
+        prompt = self._engine.encode(chat.prompt())
+        room = self._engine.context - len(prompt.ids)
         params = chat.sampling(max(1, min(DEFAULT_MAX_TOKENS, room)))
-        self._generator.check_fits(len(prompt), params)
+        self._engine.check_fits(len(prompt.ids), params)
         return chat, prompt, params
 
     def _check_model(self, name: str) -> None:
@@ -188,7 +182,7 @@ class _Api:
             "object": "model",
             "created": self._created,
             "owned_by": "octavo",
-            "max_model_len": self._generator.context,
+            "max_model_len": self._engine.context,
         }
 
 
