@@ -16,7 +16,8 @@ def make_batch(shares: Sequence[Share], wants_hidden: Sequence[bool]) -> tuple[S
     ids: list[int] = []
     positions: list[int] = []
     bounds, wanted = [0], []
-    rows: tuple[list[int], list[int]] = ([], [])
+    logit_rows: list[int] = []
+    hidden_rows: list[int] = []
     width = max(len(share.sequence.pages) for share in shares)
     table = np.full((len(shares), width), -1, np.int64)
     for line, share, hidden in zip(table, shares, wants_hidden, strict=True):
@@ -26,14 +27,14 @@ def make_batch(shares: Sequence[Share], wants_hidden: Sequence[bool]) -> tuple[S
         bounds.append(len(ids))
         line[: len(sequence.pages)] = sequence.pages
         wanted.append(min(share.count, max(0, end - sequence.first_wanted)))
-        rows[hidden] += range(len(ids) - wanted[-1], len(ids))
+        (hidden_rows if hidden else logit_rows).extend(range(len(ids) - wanted[-1], len(ids)))
     batch = StepBatch(
         ids=np.array(ids, np.int64),
         cu_seqlens=np.array(bounds, np.int64),
         positions=np.array(positions, np.int64),
         page_table=table,
         state_slots=np.array([share.sequence.slot for share in shares], np.int64),
-        logit_rows=np.array(rows[False], np.int64),
-        hidden_rows=np.array(rows[True], np.int64),
+        logit_rows=np.array(logit_rows, np.int64),
+        hidden_rows=np.array(hidden_rows, np.int64),
     )
     return batch, wanted

@@ -1,5 +1,6 @@
 """The thread that computes: jobs come in, steps are planned, run and dealt out, until nothing is left to do."""
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -14,6 +15,9 @@ from octavo.engine.runner import Runner, StepResult
 from octavo.engine.scheduler import Scheduler, Share
 from octavo.engine.scheduler import Sequence as Tokens
 from octavo.errors import UserError
+
+
+logger = logging.getLogger(__name__)
 
 
 class Busy(UserError):
@@ -133,10 +137,19 @@ class Core:
     # ---- the thread
 
     def _run(self) -> None:
-        while self._take_orders():
-            shares = self.scheduler.plan()
-            if shares:
+        try:
+            while self._take_orders():
+                shares = self.scheduler.plan()
+                assert shares, "there are jobs, and none takes part in a step"
                 self._step(shares)
+        except Exception as error:
+            # a bug of ours: nobody may wait for answers that will not come
+            logger.exception("the engine broke down")
+            with self._changed:
+                self._closed = True
+                self._changed.notify_all()
+            for job in [*self._jobs.values(), *self._arrived]:
+                job.emit(error)
 
     def _take_orders(self) -> bool:
         """Take in what has arrived, let go of what was cancelled, wait if there is nothing to do; False at the end."""
@@ -157,7 +170,7 @@ class Core:
         if closed:
             for job in list(self._jobs.values()):
                 self._fail(job, Closed("the engine was closed"))
-        return not closed
+        return not closed and (bool(self._jobs) or self._take_orders())
 
     def _step(self, shares: list[Share]) -> None:
         jobs = [self._jobs[share.sequence] for share in shares]
