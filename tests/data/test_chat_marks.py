@@ -46,7 +46,7 @@ def said(system: str | None, turns: list[tuple[str, str]], question: str) -> lis
 
 @pytest.mark.parametrize("template", SHOWN)
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=EXAMPLES)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(st.none() | CONTENT, CONTENT, CONTENT)
 def test_ids_to_the_first_mark_are_those_of_any_other_question(kind, template, system, one, other) -> None:
     chats = [tokenizer(kind, template).encode_marked(said(system, [], question)) for question in (one, other)]
@@ -57,7 +57,7 @@ def test_ids_to_the_first_mark_are_those_of_any_other_question(kind, template, s
 
 @pytest.mark.parametrize("template", SHOWN)
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=EXAMPLES)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(
     st.none() | CONTENT,
     st.lists(TURN, max_size=2),
