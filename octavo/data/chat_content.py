@@ -38,7 +38,7 @@ class ContentForms:
     def fit(self, messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """`messages` with every text where the template reads it. Parts that are joined get a line break between them;
         contents that are not all text stay as they are. Warns of texts that the template leaves out in every form."""
-        texts = [_texts(message.get("content")) for message in messages]
+        texts = [text_parts(message.get("content")) for message in messages]
         kind = tuple(
             (message.get("role"), type(message.get("content")), len(own), "tool_calls" in message)
             for message, own in zip(messages, texts, strict=True)
@@ -93,7 +93,7 @@ def _shown(written: str) -> set[str]:
     return {word.lower() for word in re.findall(r"octavo\d+probe\d+", read, re.IGNORECASE)}
 
 
-def _texts(content: Any) -> list[str]:
+def text_parts(content: Any) -> list[str]:
     """The texts of a content that is all text; nothing for any other."""
     if isinstance(content, str):
         return [content]

@@ -14,11 +14,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Encoding
 from tokenizers import Tokenizer as Backend
 
 from octavo.config import ModelConfig
 from octavo.data.chat_content import ContentForms
+from octavo.data.chat_marks import EncodedChat, mark_places, marks_at
 from octavo.data.chat_template import ChatTemplate
 from octavo.errors import UserError
 
@@ -96,13 +97,16 @@ class Tokenizer:
 
         Special tokens written out in `text` become those tokens. Raises UserError for text that cannot be encoded.
         """
+        return list(self._encode(text, add_special_tokens).ids)
+
+    def _encode(self, text: str, add_special_tokens: bool) -> Encoding:
         try:
             text.encode()
         except UnicodeEncodeError as error:
             raise UserError(f"text has half of a UTF-16 surrogate pair at character {error.start}") from error
         # what a vocabulary without an unknown token cannot express, for example
         with _explained(f"{self._label}: {TOKENIZER} cannot encode this text", "change the text or the model"):
-            return list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
+            return self._backend.encode(text, add_special_tokens=add_special_tokens)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """The text of `ids`; bytes that are not UTF-8 become U+FFFD, ids without a token nothing."""
@@ -148,6 +152,19 @@ class Tokenizer:
         """Token ids of `messages`; as `apply_chat`."""
         text = self.apply_chat(messages, add_generation_prompt=add_generation_prompt, tools=tools)
         return self.encode(text, add_special_tokens=False)  # templates write the beginning-of-sequence token themselves
+
+    def encode_marked(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Any] | None = None,
+    ) -> EncodedChat:
+        """`encode_chat`, and after how many of the ids to keep recurrent states (`chat_marks.py`): where the system
+        prompt and the tools end, and each user's message."""
+        text = self.apply_chat(messages, add_generation_prompt=add_generation_prompt, tools=tools)
+        encoding = self._encode(text, add_special_tokens=False)
+        return EncodedChat(list(encoding.ids), marks_at(list(mark_places(text, messages)), encoding.offsets))
 
     def _token_id(self, name: str) -> int | None:
         text = self.special_tokens.get(name)
