@@ -8,7 +8,7 @@ import ctypes
 import mmap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from ctypes import CFUNCTYPE, POINTER, c_bool, c_char_p, c_float, c_int, c_int64, c_void_p
+from ctypes import CFUNCTYPE, POINTER, c_bool, c_char_p, c_double, c_float, c_int, c_int64, c_void_p
 from typing import Any
 
 import numpy as np
@@ -80,6 +80,10 @@ class _Kernels(ctypes.Structure):
         ("merge", CFUNCTYPE(None, POINTER(_Softmax), c_int64, POINTER(_Softmax))),
         ("lightning", CFUNCTYPE(None, c_void_p, c_void_p, c_void_p, c_int64, c_int64, c_float, c_int64, c_void_p,
                                 c_void_p, c_int64)),
+        ("weigh", CFUNCTYPE(None, c_void_p, c_int64, c_float, c_float, c_void_p)),
+        ("weigh_all", CFUNCTYPE(c_double, c_void_p, c_int64, c_float, c_float)),
+        ("within", CFUNCTYPE(c_int64, c_void_p, c_int64, c_float, c_float, c_float, c_void_p)),
+        ("weight_within", CFUNCTYPE(c_double, c_void_p, c_void_p, c_int64, c_float)),
     ]  # fmt: skip
 
 
