@@ -120,7 +120,7 @@ class Generator:
     ) -> Iterator[Piece]:
         # a completion goes on where its prompt ends; an answer in a chat begins anew, and SentencePiece tokenizers
         # drop the space before a first word
-        sampler, text = Sampler(params), self.tokenizer.stream(context=ids if continues else ())
+        sampler, text = Sampler(params, ids), self.tokenizer.stream(context=ids if continues else ())
         stops = StopStrings(params.stop)
         eos = frozenset() if params.ignore_eos else self.tokenizer.eos_ids
         with self._memory(len(ids) + params.max_new_tokens) as memory:

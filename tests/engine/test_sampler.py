@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from octavo.config import SamplingParams
-from octavo.engine import sampler as sampler_module
-from octavo.engine.sampler import Sampler, candidates
+from octavo.engine.draw import candidates, draw
+from octavo.engine.sampler import Sampler
 from octavo.errors import UsageError
 
 LOGITS = np.array([2.0, -1.0, 0.5, 3.0, 3.0, -9.0], np.float32)
@@ -102,7 +102,7 @@ def test_what_is_ruled_out_is_never_drawn(changes) -> None:
     logits[5:] = -np.inf
     for temperature in (0.3, 0.7, 1.0, 5.0):
         params = SamplingParams(temperature=temperature, **changes)
-        assert sampler_module._pick(logits, params, 1 - 2**-53) < 5
+        assert draw(logits, params, 1 - 2**-53) < 5
 
 
 @pytest.mark.filterwarnings("error")

@@ -83,7 +83,6 @@ class _Kernels(ctypes.Structure):
         ("weigh", CFUNCTYPE(None, c_void_p, c_int64, c_float, c_float, c_void_p)),
         ("weigh_all", CFUNCTYPE(c_double, c_void_p, c_int64, c_float, c_float)),
         ("within", CFUNCTYPE(c_int64, c_void_p, c_int64, c_float, c_float, c_float, c_void_p)),
-        ("weight_within", CFUNCTYPE(c_double, c_void_p, c_void_p, c_int64, c_float)),
     ]  # fmt: skip
 
 
