@@ -190,7 +190,7 @@ class Library:
         """The id on which `drawn`, from 0 to below 1, falls among the candidates, as in engine/draw.py.
 
         logits: fp32 [vocab], no NaN; largest: the largest of them, finite; temperature above 0. Raises ValueError for
-        arrays and numbers that are none of that, and MemoryError.
+        arrays and numbers that are none of that where it shows, and MemoryError.
         """
         if logits.dtype != np.float32 or logits.ndim != 1 or not 0 < len(logits) < 2**31:
             raise ValueError(f"logits are {logits.dtype} {list(logits.shape)}: they must be fp32 and of one dimension")
@@ -199,8 +199,9 @@ class Library:
         _contiguous(logits)
         at = logits.ctypes.data
         token = int(self._c.octavo_draw(at, len(logits), largest, temperature, top_k, top_p, min_p, drawn))
-        if token < 0:
-            raise MemoryError("the CPU core: out of memory")
+        if token == -1:
+            raise ValueError(f"no logit is {largest} or a finite number below it")
+        self._check(token == -2)
         return token
 
     def open(self, model: Model, memory: Memory, threads: int) -> int:

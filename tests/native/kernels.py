@@ -260,3 +260,18 @@ def lightning(q: Tensor, k: Tensor, v: Tensor, decay: float, state: Tensor) -> t
                        out.at, width + 5)  # fmt: skip
     assert np.isnan(out.array[:, width:]).all()
     return torch.from_numpy(out.array[:, :width].copy()), torch.from_numpy(held.array.copy())
+
+
+def weights(x: Tensor, top: float, inverse: float) -> tuple[Tensor, float]:
+    """e^((x - top) * inverse) of x [K], and their sum by itself."""
+    given, out = Fenced(x.numpy()), Fenced(np.full(len(x), np.nan, np.float32))
+    _table().weigh(given.at, len(x), top, inverse, out.at)
+    return torch.from_numpy(out.array.copy()), float(_table().weigh_all(given.at, len(x), top, inverse))
+
+
+def within(x: Tensor, top: float, nearest: float, farthest: float) -> list[int]:
+    """Numbers of those x [K] for which nearest < top - x <= farthest."""
+    given, numbers = Fenced(x.numpy()), Fenced(np.full(len(x), -1, np.int32))
+    found = _table().within(given.at, len(x), top, nearest, farthest, numbers.at)
+    assert (numbers.array[found:] == -1).all()
+    return numbers.array[:found].tolist()

@@ -137,15 +137,16 @@ int32_t draw(const float *logits, const Choice &how) {
     // the flatter the distribution, the deeper: its nucleus may lie below what would be deep in a steep one
     const double first = whole ? std::log(everything) : 0.0;
     Shells shells;
-    float nearest = -1.0f;
-    for (const double pause : {3.0, 6.0, 9.0, 14.0, 24.0}) {
+    float nearest = -FLT_TRUE_MIN;   // so that a depth of 0 is past it, and what lies above `largest` is not there
+    for (const double pause : {2.0, 4.0, 6.0, 8.0, 11.0, 15.0, 24.0}) {
         const float farthest = float((first + pause) * how.temperature);
         shells.add(logits, how, inverse, nearest, farthest);
-        if (shells.suffice(how, everything, farthest, least))
+        if (!shells.ids.empty() && shells.suffice(how, everything, farthest, least))
             return pick({shells.depths, shells.weights, shells.ids}, how, everything, least);
         nearest = farthest;
     }
     shells.add(logits, how, inverse, nearest, FLT_MAX);
+    if (shells.ids.empty()) return -1;
     return pick({shells.depths, shells.weights, shells.ids}, how, 0.0, least);
 }
 
@@ -157,6 +158,6 @@ extern "C" int32_t octavo_draw(const float *logits, int64_t vocab, float largest
     try {
         return octavo::draw(logits, {vocab, largest, temperature, top_k, top_p, min_p, drawn});
     } catch (const std::exception &) {   // no memory
-        return -1;
+        return -2;
     }
 }
