@@ -187,7 +187,7 @@ void draws() {
             for (const int64_t top_k : {0, 1, 3, 100, 9000})
                 for (const double top_p : {1e-9, 0.5, 0.999, 1.0})
                     for (const double min_p : {0.0, 0.1, 1.0}) {
-                        const Block<float> logits = noise(vocab, vocab % 3 ? 3.0f : 1e38f);
+                        const Block<float> logits = noise(vocab, vocab % 3 ? 3.0f : 2e37f);
                         for (int64_t i = 0; i < vocab / 3; i++) logits[below(vocab)] = -float(infinity);
                         logits[below(vocab)] = 20.0f;
                         const float largest = *std::max_element(logits.get(), logits.get() + vocab);
