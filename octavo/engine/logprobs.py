@@ -28,12 +28,13 @@ def log_probabilities(logits: NDArray[np.float32], token: int, top: int) -> Toke
     logits: fp32 [vocab]. Raises ValueError where they are not numbers (NaN, +inf or none finite), or lack the token.
     """
     _check_token(token, len(logits))
-    normaliser = _normaliser(logits)
+    largest, log_sum = _log_sum(logits)
     own = logits[token]
     rank = int(np.count_nonzero(logits > own)) + int(np.count_nonzero(logits[:token] == own))
     ids = likeliest(logits, top) if top else np.zeros(0, np.int64)
-    logprobs = logits[ids].astype(np.float64) - normaliser
-    return TokenLogprob(token, float(own) - normaliser, rank, tuple(zip(ids.tolist(), logprobs.tolist(), strict=True)))
+    logprobs = (logits[ids].astype(np.float64) - largest) - log_sum
+    likely = tuple(zip(ids.tolist(), logprobs.tolist(), strict=True))
+    return TokenLogprob(token, (float(own) - largest) - log_sum, rank, likely)
 
 
 def continuation_logprobs(
@@ -49,19 +50,23 @@ def continuation_logprobs(
     logprobs, greedy = np.empty(len(tokens), np.float64), np.empty(len(tokens), np.bool_)
     for row, token in enumerate(tokens.tolist()):  # row by row: one fits a core's cache
         _check_token(token, logits.shape[1])
-        logprobs[row] = float(logits[row, token]) - _normaliser(logits[row])
+        largest, log_sum = _log_sum(logits[row])
+        logprobs[row] = (float(logits[row, token]) - largest) - log_sum
         greedy[row] = logits[row].argmax() == token
     return logprobs, greedy
 
 
-def _normaliser(logits: NDArray[np.float32]) -> float:
-    """log sum e^logits. The largest is taken off in fp32, where what matters is small; their sum is fp32's pairwise."""
+def _log_sum(logits: NDArray[np.float32]) -> tuple[float, float]:
+    """The largest logit, and log sum e^(logit - largest): apart, since their sum may lose all of the second.
+
+    The differences are fp32's: those that matter are small. The sum is fp64's.
+    """
     largest = logits.max()
     if not np.isfinite(largest):
         raise ValueError("the model returned logits that are not numbers")
     with np.errstate(over="ignore"):  # -inf: e to that is 0 as well
         weights = logits - largest
-    return float(largest) + float(np.log(np.exp(weights, out=weights).sum(dtype=np.float64)))
+    return float(largest), float(np.log(np.exp(weights, out=weights).sum(dtype=np.float64)))
 
 
 def _check_token(token: int, vocab_size: int) -> None:
