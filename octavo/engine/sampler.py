@@ -1,94 +1,85 @@
-"""Choose a token from one row of logits: greedy, temperature, top-k, top-p, seeded per request."""
+"""Choose a request's next token from its logits: penalties, bias, a grammar's mask, then greedy or a seeded draw."""
+
+from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from octavo.config import SamplingParams
-
-# How far below the largest a logit (over the temperature) may lie to be looked at first; e^-4 is a fiftieth, e^-12
-# some millionths. A vocabulary has 10^5 entries of which few matter: sorting all would take as long as the model does.
-_DEPTHS = (4.0, 12.0, 30.0, np.inf)
-_SMALLEST_TEMPERATURE = np.float32(1e-30)  # in fp32; the exact one is used for what may be drawn
+from octavo.engine.draw import draw
+from octavo.engine.penalties import Penalties, check_logit_bias
+from octavo.native.library import Library, NativeUnavailable, library
 
 
 class Sampler:
-    """One request's choices. The same seed and logits give the same tokens, whatever else runs beside it."""
+    """The choices of answer number `choice` to one request; it lives as long as the answer, through preemptions too.
 
-    def __init__(self, params: SamplingParams) -> None:
+    The same parameters, prompt and logits give the same tokens, whatever else runs beside it.
+    """
+
+    def __init__(
+        self, params: SamplingParams, prompt: Sequence[int] = (), choice: int = 0, vocab_size: int | None = None
+    ) -> None:
+        """prompt: its token ids, for the repetition penalty. Raises UserError for a logit bias outside `vocab_size`, if
+        that is given; otherwise `choose` does."""
+        if vocab_size is not None:
+            check_logit_bias(params, vocab_size)
         self._params = params
-        self._random = np.random.Generator(np.random.PCG64(params.seed))
+        self._penalties = Penalties(params, prompt)
+        self._random = np.random.Generator(np.random.PCG64(_seeds(params.seed, choice)))
 
-    def choose(self, logits: NDArray[np.float32]) -> int:
-        """logits: fp32 [vocab]. Ties go to the lowest id. Raises ValueError when no logit is finite."""
+    def choose(self, logits: NDArray[np.float32], allowed: NDArray[np.bool_] | None = None) -> int:
+        """The next token, which is also noted. Ties go to the lowest id.
+
+        logits: fp32 [vocab], left as they are; allowed: bool [vocab], what a grammar lets be. Raises ValueError where
+        the model's logits are not numbers (NaN, +inf or none finite), and where none of the allowed is finite.
+        """
         best = int(logits.argmax())  # a NaN, if there is one
-        if not np.isfinite(logits[best]):  # NaN and +inf, and the case that nothing is allowed
+        if not np.isfinite(logits[best]):
             raise ValueError("the model returned logits that are not numbers")
-        if self._params.temperature == 0.0:
-            return best
+        if allowed is not None or self._penalties.active:
+            logits = self._adjusted(logits, allowed)
+            best = int(logits.argmax())
+            if logits[best] == -np.inf:
+                raise ValueError("no token is left: the model gives those that are allowed no chance at all")
+        token = best if self._params.temperature == 0.0 else self._draw(logits, best)
+        self.note(token)
+        return token
+
+    def note(self, token: int) -> None:
+        """Count a token of the answer that `choose` did not choose, one that was given."""
+        self._penalties.note(token)
+
+    def _adjusted(self, logits: NDArray[np.float32], allowed: NDArray[np.bool_] | None) -> NDArray[np.float32]:
+        if allowed is not None and (allowed.dtype != np.bool_ or allowed.shape != logits.shape):
+            raise ValueError(f"allowed is {allowed.dtype} {list(allowed.shape)} for {len(logits)} logits")
+        adjusted = logits.copy()
+        if self._penalties.active:
+            self._penalties.apply(adjusted)
+        if allowed is None:
+            return adjusted
+        masked = np.full_like(adjusted, -np.inf)
+        np.copyto(masked, adjusted, where=allowed)  # a fifth of what np.where takes
+        return masked
+
+    def _draw(self, logits: NDArray[np.float32], best: int) -> int:
         # one draw a token, by inversion: the number of random values used never depends on the logits
-        return _pick(logits, self._params, self._random.random())
+        drawn, params, core = self._random.random(), self._params, _core()
+        if core is None:
+            return draw(logits, params, drawn)
+        logits, largest = np.ascontiguousarray(logits), float(logits[best])
+        return core.draw(logits, largest, params.temperature, params.top_k, params.top_p, params.min_p, drawn)
 
 
-def candidates(logits: NDArray[np.float32], params: SamplingParams) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Token ids that may be drawn and their probabilities, most likely first.
-
-    Temperature first, then the `top_k` largest (0: all), then the smallest set whose probability reaches `top_p`
-    (Holtzman et al. 2020), renormalised. logits: fp32 [vocab]; temperature above 0.
-    """
-    order, weights = _leading(_below(logits), params, np.inf)
-    probabilities = weights / weights.sum()
-    if params.top_p < 1.0:
-        kept = int(np.searchsorted(probabilities.cumsum(), params.top_p, side="left")) + 1
-        order, probabilities = order[:kept], probabilities[:kept] / probabilities[:kept].sum()
-    return order, probabilities
+def _seeds(seed: int | None, choice: int) -> np.random.SeedSequence:
+    """Choice 0 has the seed itself; the others' sequences are its children, independent of it and of each other."""
+    return np.random.SeedSequence(seed, spawn_key=(choice,) if choice else ())
 
 
-def _pick(logits: NDArray[np.float32], params: SamplingParams, drawn: float) -> int:
-    """The candidate at which the summed probabilities, most likely first, pass `drawn` (0 to 1)."""
-    below = _below(logits)
-    everything = 0.0 if params.top_k else _sum_of_all(below, params.temperature)
-    for depth in _DEPTHS:
-        order, weights = _leading(below, params, depth)
-        last = depth == np.inf
-        if params.top_k and len(order) < params.top_k and not last:
-            continue
-        cumulative = weights.cumsum()
-        # not weights.sum(): added up in another order it may be larger, and a draw close to 1 pass all that is likely
-        total = float(cumulative[-1]) if params.top_k or last else everything
-        if params.top_p < 1.0:
-            kept = int(np.searchsorted(cumulative, params.top_p * total, side="left")) + 1
-            if kept > len(order) and not last:
-                continue
-            cumulative = cumulative[:kept]
-            total = cumulative[-1]
-        at = int(np.searchsorted(cumulative, drawn * total, side="right"))
-        if at < len(cumulative):
-            return int(order[at])
-    raise AssertionError("drawn is below 1, and the last depth leaves nothing out")
-
-
-def _below(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    with np.errstate(over="ignore"):  # -inf is far enough
-        return logits - logits.max()
-
-
-def _leading(
-    below: NDArray[np.float32], params: SamplingParams, depth: float
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The top-k ids at most `depth` below the largest, in descending order, and their weights e^(below / temperature).
-
-    below: logits minus the largest. That goes first, so that a tiny temperature sends the others to -inf and never
-    makes inf - inf.
-    """
-    ids = np.flatnonzero(below >= -depth * params.temperature)
-    with np.errstate(over="ignore"):
-        scaled = below[ids].astype(np.float64) / params.temperature
-    descending = np.argsort(-scaled, kind="stable")[: params.top_k or None]
-    return ids[descending], np.exp(scaled[descending])
-
-
-def _sum_of_all(below: NDArray[np.float32], temperature: float) -> float:
-    """Sum of e^(below / temperature), right to seven digits: fp32 is several times as fast as fp64."""
-    with np.errstate(over="ignore"):
-        weights = np.exp(below / max(np.float32(temperature), _SMALLEST_TEMPERATURE))
-    return float(weights.sum(dtype=np.float64))
+@cache
+def _core() -> Library | None:
+    try:
+        return library()
+    except NativeUnavailable:
+        return None

@@ -4,6 +4,7 @@ ctypes lets go of the GIL for the length of each call.
 """
 
 import ctypes
+import math
 import os
 from ctypes import POINTER, c_char_p, c_double, c_float, c_int32, c_int64, c_uint32, c_void_p
 from functools import cache
@@ -98,6 +99,8 @@ class Library:
         c.octavo_crc32c.restype, c.octavo_crc32c.argtypes = c_uint32, [c_void_p, c_int64, c_uint32]
         c.octavo_read_bandwidth.restype = c_double
         c.octavo_read_bandwidth.argtypes = [c_void_p, c_int64, c_int32]
+        c.octavo_draw.restype = c_int32
+        c.octavo_draw.argtypes = [c_void_p, c_int64, c_float, c_double, c_int64, c_double, c_double, c_double]
         c.octavo_open.argtypes = [POINTER(Model), POINTER(Memory), c_int32, POINTER(c_void_p)]
         c.octavo_step.argtypes = [c_void_p, POINTER(Batch)]
         c.octavo_close.restype, c.octavo_close.argtypes = None, [c_void_p]
@@ -173,6 +176,33 @@ class Library:
         """Bytes a second that `threads` threads together read of `data`, the best of five passes."""
         _contiguous(data)
         return float(self._c.octavo_read_bandwidth(data.ctypes.data, data.nbytes, threads))
+
+    def draw(
+        self,
+        logits: NDArray[np.float32],
+        largest: float,
+        temperature: float,
+        top_k: int,
+        top_p: float,
+        min_p: float,
+        drawn: float,
+    ) -> int:
+        """The id on which `drawn`, from 0 to below 1, falls among the candidates, as in engine/draw.py.
+
+        logits: fp32 [vocab], no NaN; largest: the largest of them, finite; temperature above 0. Raises ValueError for
+        arrays and numbers that are none of that where it shows, and MemoryError.
+        """
+        if logits.dtype != np.float32 or logits.ndim != 1 or not 0 < len(logits) < 2**31:
+            raise ValueError(f"logits are {logits.dtype} {list(logits.shape)}: they must be fp32 and of one dimension")
+        if not (0.0 <= drawn < 1.0 and temperature > 0.0 and top_k >= 0 and math.isfinite(largest)):
+            raise ValueError(f"drawn {drawn}, temperature {temperature}, top_k {top_k}, largest {largest}")
+        _contiguous(logits)
+        at = logits.ctypes.data
+        token = int(self._c.octavo_draw(at, len(logits), largest, temperature, top_k, top_p, min_p, drawn))
+        if token == -1:
+            raise ValueError(f"no logit is {largest} or a finite number below it")
+        self._check(token == -2)
+        return token
 
     def open(self, model: Model, memory: Memory, threads: int) -> int:
         """A runner's handle, for `step` and `close`. What the structures point to must outlive it."""

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from octavo.config import SamplingParams
-from octavo.engine import sampler as sampler_module
-from octavo.engine.sampler import Sampler, candidates
+from octavo.engine.draw import candidates, draw
+from octavo.engine.sampler import Sampler
 from octavo.errors import UsageError
 
 LOGITS = np.array([2.0, -1.0, 0.5, 3.0, 3.0, -9.0], np.float32)
@@ -35,6 +35,13 @@ def test_frequencies_follow_the_softmax(temperature) -> None:
         ({"top_p": 1.0}, [3, 4, 0, 2, 1, 5]),
         ({"top_k": 2, "top_p": 0.6}, [3, 4]),
         ({"top_k": 2, "top_p": 0.4}, [3]),
+        ({"min_p": 1.0}, [3, 4]),
+        ({"min_p": 0.36}, [3, 4, 0]),  # e^-1 is 0.368
+        ({"min_p": 0.37}, [3, 4]),
+        ({"min_p": 1e-9}, [3, 4, 0, 2, 1, 5]),
+        ({"min_p": 0.01, "top_k": 4}, [3, 4, 0, 2]),
+        ({"min_p": 0.2, "top_p": 0.5}, [3, 4]),
+        ({"min_p": 0.2, "top_p": 0.999}, [3, 4, 0]),
     ],
 )
 def test_candidates(changes, kept) -> None:
@@ -66,6 +73,68 @@ def test_logits_that_are_not_numbers_are_an_error_not_a_token() -> None:
         Sampler(SamplingParams()).choose(np.array([1.0, np.inf], np.float32))
     masked = np.array([-np.inf, 1.0, -np.inf], np.float32)
     assert Sampler(SamplingParams(temperature=1.0, seed=0)).choose(masked) == 1
+    # a mask, or a penalty, hides none of it
+    for params in (SamplingParams(), SamplingParams(frequency_penalty=1.0), SamplingParams(temperature=1.0)):
+        with pytest.raises(ValueError, match="not numbers"):
+            Sampler(params).choose(np.array([1.0, np.nan], np.float32), np.array([True, False]))
+
+
+SETTINGS = [{}, {"temperature": 1.0, "seed": 0}, {"temperature": 1e-30, "seed": 0, "top_p": 0.5},
+            {"temperature": 2.0, "seed": 0, "top_k": 2, "min_p": 0.1, "presence_penalty": 1.0}]  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", SETTINGS)
+def test_only_what_is_allowed_is_chosen(changes) -> None:
+    for only in range(6):
+        allowed = np.arange(6) == only
+        assert Sampler(SamplingParams(**changes)).choose(LOGITS, allowed) == only
+    sampler = Sampler(SamplingParams(**changes))
+    assert {sampler.choose(LOGITS, np.isin(np.arange(6), (1, 5))) for _ in range(40)} <= {1, 5}
+    everything = Sampler(SamplingParams(**changes)), Sampler(SamplingParams(**changes))
+    for _ in range(20):
+        assert everything[0].choose(LOGITS) == everything[1].choose(LOGITS, np.ones(6, np.bool_))
+
+
+@pytest.mark.parametrize("changes", SETTINGS)
+def test_no_token_left_is_another_error_than_logits_that_are_not_numbers(changes) -> None:
+    for logits, allowed in (
+        (LOGITS, np.zeros(6, bool)),
+        (np.array([1.0, -np.inf], np.float32), np.array([False, True])),
+    ):
+        with pytest.raises(ValueError, match="no token is left"):
+            Sampler(SamplingParams(**changes)).choose(logits, allowed)
+    for allowed in (np.ones(5, bool), np.ones((1, 6), bool), np.ones(6, np.int64)):
+        with pytest.raises(ValueError, match="allowed is .* for 6 logits"):
+            Sampler(SamplingParams(**changes)).choose(LOGITS, allowed)
+
+
+def test_a_huge_bias_decides_alone() -> None:
+    for changes in SETTINGS:
+        bias = {5: 1e6, 3: -1e6, 4: -1e6}
+        assert Sampler(SamplingParams(**changes | {"logit_bias": bias})).choose(LOGITS) == 5
+        forbidden = np.array([-np.inf, 1.0, 2.0], np.float32)
+        assert Sampler(SamplingParams(**changes | {"logit_bias": {0: 1e6}})).choose(forbidden) in (1, 2)
+
+
+@pytest.mark.parametrize("changes", [*SETTINGS, {"logit_bias": {0: 1.0}, "repetition_penalty": 1.5}])
+def test_logits_and_masks_are_left_as_they_are(changes) -> None:
+    logits, allowed = LOGITS.copy(), np.ones(6, np.bool_)
+    logits.flags.writeable = allowed.flags.writeable = False
+    sampler = Sampler(SamplingParams(**changes), [0, 3])
+    for mask in (None, allowed, None, allowed):
+        sampler.choose(logits, mask)
+    assert (logits == LOGITS).all() and allowed.all()
+
+
+def test_a_row_of_a_batch_gives_what_it_gives_alone() -> None:
+    """Odd rows of a matrix start anywhere; one of its columns is not contiguous."""
+    batch = (np.random.default_rng(0).standard_normal((9, 1501)) * 3).astype(np.float32)
+    for layout in (batch, np.asfortranarray(batch)):
+        for row in range(9):
+            together, alone = (Sampler(SamplingParams(temperature=0.9, top_p=0.9, seed=row)) for _ in range(2))
+            assert [together.choose(layout[row]) for _ in range(9)] == [
+                alone.choose(batch[row].copy()) for _ in range(9)
+            ]
 
 
 @pytest.mark.parametrize(
@@ -102,7 +171,7 @@ def test_what_is_ruled_out_is_never_drawn(changes) -> None:
     logits[5:] = -np.inf
     for temperature in (0.3, 0.7, 1.0, 5.0):
         params = SamplingParams(temperature=temperature, **changes)
-        assert sampler_module._pick(logits, params, 1 - 2**-53) < 5
+        assert draw(logits, params, 1 - 2**-53) < 5
 
 
 @pytest.mark.filterwarnings("error")

@@ -180,6 +180,29 @@ void rows_of_floats() {
         }
 }
 
+void draws() {
+    const double infinity = INFINITY;
+    for (const int64_t vocab : {1, 2, 7, 15, 16, 17, 127, 128, 129, 2047, 2049, 5000})
+        for (const double temperature : {1e-310, 1e-30, 0.7, 1.0, 100.0})
+            for (const int64_t top_k : {0, 1, 3, 100, 9000})
+                for (const double top_p : {1e-9, 0.5, 0.999, 1.0})
+                    for (const double min_p : {0.0, 0.1, 1.0}) {
+                        const Block<float> logits = noise(vocab, vocab % 3 ? 3.0f : 2e37f);
+                        for (int64_t i = 0; i < vocab / 3; i++) logits[below(vocab)] = -float(infinity);
+                        logits[below(vocab)] = 20.0f;
+                        const float largest = *std::max_element(logits.get(), logits.get() + vocab);
+                        for (const double drawn : {0.0, 0.6, 1.0 - 1.0 / (1LL << 53)}) {
+                            const int32_t token = octavo_draw(logits.get(), vocab, largest, temperature, top_k, top_p,
+                                                              min_p, drawn);
+                            require(token >= 0 && token < vocab && logits[token] > -infinity, "a draw");
+                            require(top_k != 1 || logits[token] == largest, "a greedy draw");
+                        }
+                    }
+    const Block<float> nothing(33, -float(infinity)), wrong(33, 5.0f);
+    require(octavo_draw(nothing.get(), 33, 0.0f, 1.0, 0, 1.0, 0.0, 0.5) == -1, "a draw from nothing");
+    require(octavo_draw(wrong.get(), 33, 2.0f, 1.0, 0, 0.9, 0.0, 0.5) == -1, "a draw below the largest");
+}
+
 template <class T> void attention() {
     const Kernels &k = kernels();
     for (const int64_t dim : {1, 6, 8, 15, 16, 17, 20, 64, 80}) {
@@ -413,6 +436,7 @@ int main() {
         rows_of_floats();
         attention<float>(), attention<int8_t>();
         recurrence();
+        draws();
         whole_steps();
         std::puts(name.c_str());
         at = end + 1;

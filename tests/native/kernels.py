@@ -8,7 +8,7 @@ import ctypes
 import mmap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from ctypes import CFUNCTYPE, POINTER, c_bool, c_char_p, c_float, c_int, c_int64, c_void_p
+from ctypes import CFUNCTYPE, POINTER, c_bool, c_char_p, c_double, c_float, c_int, c_int64, c_void_p
 from typing import Any
 
 import numpy as np
@@ -80,6 +80,9 @@ class _Kernels(ctypes.Structure):
         ("merge", CFUNCTYPE(None, POINTER(_Softmax), c_int64, POINTER(_Softmax))),
         ("lightning", CFUNCTYPE(None, c_void_p, c_void_p, c_void_p, c_int64, c_int64, c_float, c_int64, c_void_p,
                                 c_void_p, c_int64)),
+        ("weigh", CFUNCTYPE(None, c_void_p, c_int64, c_float, c_float, c_void_p)),
+        ("weigh_all", CFUNCTYPE(c_double, c_void_p, c_int64, c_float, c_float)),
+        ("within", CFUNCTYPE(c_int64, c_void_p, c_int64, c_float, c_float, c_float, c_void_p)),
     ]  # fmt: skip
 
 
@@ -257,3 +260,18 @@ def lightning(q: Tensor, k: Tensor, v: Tensor, decay: float, state: Tensor) -> t
                        out.at, width + 5)  # fmt: skip
     assert np.isnan(out.array[:, width:]).all()
     return torch.from_numpy(out.array[:, :width].copy()), torch.from_numpy(held.array.copy())
+
+
+def weights(x: Tensor, top: float, inverse: float) -> tuple[Tensor, float]:
+    """e^((x - top) * inverse) of x [K], and their sum by itself."""
+    given, out = Fenced(x.numpy()), Fenced(np.full(len(x), np.nan, np.float32))
+    _table().weigh(given.at, len(x), top, inverse, out.at)
+    return torch.from_numpy(out.array.copy()), float(_table().weigh_all(given.at, len(x), top, inverse))
+
+
+def within(x: Tensor, top: float, nearest: float, farthest: float) -> list[int]:
+    """Numbers of those x [K] for which nearest < top - x <= farthest."""
+    given, numbers = Fenced(x.numpy()), Fenced(np.full(len(x), -1, np.int32))
+    found = _table().within(given.at, len(x), top, nearest, farthest, numbers.at)
+    assert (numbers.array[found:] == -1).all()
+    return numbers.array[:found].tolist()

@@ -55,6 +55,8 @@ static inline vi dot_int8(const Bytes *w, const int8_t *x, int32_t) {
     return (vi)dots;
 }
 
+static inline uint32_t lane_bits(vi mask) { return uint32_t(_mm256_movemask_ps((__m256)mask)); }
+
 static constexpr bool (*supported)() = has_avx2;
 
 #include "kernels.inl"

@@ -53,6 +53,8 @@ static inline vi dot(const Bytes *w, const int8_t *x, int32_t start) {
 static inline vi dot_int4(const Bytes *w, const int8_t *x, int32_t sum) { return dot(w, x, -8 * sum); }
 static inline vi dot_int8(const Bytes *w, const int8_t *x, int32_t sum) { return dot(w, x, -128 * sum); }
 
+static inline uint32_t lane_bits(vi mask) { return _mm512_movepi32_mask((__m512i)mask); }
+
 static constexpr bool (*supported)() = has_avx512_vnni;
 
 #include "kernels.inl"

@@ -59,6 +59,12 @@ template <class Weight> static inline vi dot(const Bytes *w, const int8_t *x) {
 static inline vi dot_int8(const Bytes *w, const int8_t *x, int32_t) { return dot<int8_t>(w, x); }
 static inline vi dot_int4(const Bytes *w, const int8_t *x, int32_t sum) { return dot<uint8_t>(w, x) - 8 * sum; }
 
+static inline uint32_t lane_bits(vi mask) {
+    uint32_t bits = 0;
+    for (int lane = 0; lane < LANES; lane++) bits |= uint32_t(mask[lane] & 1) << lane;
+    return bits;
+}
+
 static bool supported() { return true; }
 
 #include "kernels.inl"
