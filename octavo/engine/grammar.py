@@ -16,8 +16,9 @@ import re
 import sys
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,7 +37,7 @@ MAX_SOURCE_BYTES = 256 * 2**10
 MAX_DEPTH = 100  # arrays and objects inside each other in a schema; llguidance's JSON reader stops at 128
 STEP_BYTES = 4 * 2**10  # what a grammar is taken to grow by with every mask (its lexer remembers states)
 # llguidance's own limits; those left out are its defaults. The states of a lexer are what its memory grows by.
-LIMITS: dict[str, Any] = {"max_lexer_states": 50_000, "verbose_errors": False}
+LIMITS: dict[str, Any] = {"max_lexer_states": 20_000, "verbose_errors": False}
 # Any whitespace would do, but a model that writes spaces must be made to stop.
 JSON_OPTIONS = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,64}"}
 _NAMES = {"json_schema": "JSON schema", "regex": "regular expression", "choice": "choice"}
@@ -53,8 +54,8 @@ class _Compiled:
     broken: bool = False  # the shared lexer went over a limit, which it never forgets
 
     @property
-    def charge(self) -> int:
-        return self.bytes + STEP_BYTES * self.masks
+    def grown(self) -> int:
+        return STEP_BYTES * self.masks
 
 
 class Grammars:
@@ -66,32 +67,53 @@ class Grammars:
         cache_bytes bounds what the kept grammars are taken to hold: their source and what compiling them allocated
         (both measured), and STEP_BYTES for every mask since (an estimate). Answers under way keep theirs regardless.
         """
-        self.tokenizer, self.vocab_size, self._cache_bytes = tokenizer, vocab_size, cache_bytes
-        self._cache: OrderedDict[Grammar, _Compiled] = OrderedDict()
-        self._turn = threading.Lock()
-        self._compiler: _Compiler | None = None
+        self._tokenizer, self._vocab_size, self._cache_bytes = tokenizer, vocab_size, cache_bytes
+        self._kept: OrderedDict[Grammar, _Compiled] = OrderedDict()  # the last is the latest used
+        self._keeping, self._compiling = threading.Lock(), threading.Lock()
 
     def matcher(self, grammar: Grammar) -> "Matcher":
         """A matcher at the beginning of an answer.
 
-        A new grammar takes milliseconds, at worst COMPILE_SECONDS twice, and the very first one starts a process.
-        Raises UserError for a grammar that is not valid, refers to other documents or is over a limit.
+        A new grammar takes milliseconds, at worst COMPILE_SECONDS twice, and the very first one starts a process: not
+        for the thread that runs the model. Raises UserError for a grammar that is not valid, refers to other documents
+        or is over a limit.
         """
-        with self._turn:
-            if self._compiler is None:
-                self._compiler = _Compiler(self.tokenizer, self.vocab_size)
-            found = self._cache.pop(grammar, None)
-            if found is None or found.broken:
-                found = self._compiler.compile(grammar)
-            self._cache[grammar] = found
-            while self.held_bytes > self._cache_bytes:
-                self._cache.popitem(last=False)
-            return Matcher(self._compiler, found, found.first.deep_copy())
+        compiled = self._find(grammar)
+        if compiled is None:
+            with self._compiling:
+                compiled = self._find(grammar) or self._keep(grammar, self._compiler.compile(grammar))
+        return Matcher(self._compiler, compiled, compiled.first.deep_copy())
 
     @property
     def held_bytes(self) -> int:
         """What the kept grammars are taken to hold."""
-        return sum(compiled.charge for compiled in self._cache.values())
+        with self._keeping:
+            return self._held()
+
+    @cached_property
+    def _compiler(self) -> "_Compiler":
+        return _Compiler(self._tokenizer, self._vocab_size)
+
+    def _find(self, grammar: Grammar) -> _Compiled | None:
+        """The kept form, made anew where its lexer has grown much or is broken: a second trial is not needed."""
+        with self._keeping:
+            found = self._kept.get(grammar)
+            if found is not None:
+                self._kept.move_to_end(grammar)
+        if found is not None and (found.broken or found.grown > self._cache_bytes // 8):
+            return self._keep(grammar, replace(found, first=self._compiler.start(found.source), masks=0, broken=False))
+        return found
+
+    def _keep(self, grammar: Grammar, compiled: _Compiled) -> _Compiled:
+        with self._keeping:
+            self._kept.pop(grammar, None)
+            self._kept[grammar] = compiled
+            while self._held() > self._cache_bytes:
+                self._kept.popitem(last=False)
+        return compiled
+
+    def _held(self) -> int:
+        return sum(compiled.bytes + compiled.grown for compiled in self._kept.values())
 
 
 class Matcher:
@@ -102,6 +124,7 @@ class Matcher:
         self._compiler, self._compiled, self._inner = compiler, compiled, inner
         self._shared = True  # the lexer, with other answers
         self._tokens: list[int] = []
+        self._allowed: NDArray[np.bool_] | None = None  # until the next token
         self._after = 0  # end tokens accepted after the grammar itself had ended: llguidance does not count them
 
     @property
@@ -110,34 +133,38 @@ class Matcher:
         return bool(self._inner.is_stopped())
 
     def allowed(self) -> NDArray[np.bool_]:
-        """Which tokens may come next, [vocab_size]: an end token exactly where the answer may end, only it once ended.
+        """Which tokens may come next, [vocab_size], not to be written to.
 
-        Only tokens of the usual spelling are let through where the grammar leaves one text.
+        An end token may come exactly where the answer may end, and alone once it has `ended`. Where the grammar leaves
+        only one text, its usual spelling is the only one let through.
         """
-        words = np.zeros(self._compiler.mask_words, np.uint32)
-        self._compiled.masks += self._shared
-        self._inner.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
-        if self._inner.is_error():
-            self._recover()
-            self._inner.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
-            self._check()
-        words &= self._compiler.known
-        bits = np.unpackbits(words.view(np.uint8), count=self._compiler.vocab_size, bitorder="little")
-        return bits.view(np.bool_)
+        if self._allowed is None:
+            words = np.zeros(self._compiler.mask_words, np.uint32)
+            self._attempt(lambda inner: inner.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes))
+            self._compiled.masks += self._shared
+            words &= self._compiler.known
+            bits = np.unpackbits(words.view(np.uint8), count=self._compiler.vocab_size, bitorder="little")
+            bits.flags.writeable = False
+            self._allowed = bits.view(np.bool_)
+        return self._allowed
 
     def accept(self, token: int) -> None:
-        """Append `token` to the answer. Raises ValueError, with the state as it was, if it cannot come next."""
-        end = token in self._compiler.eos_ids
-        if end and self.ended:
-            self._after += 1
-        elif not self._consume(token, end):
+        """Append `token` to the answer. Raises ValueError, with the state as it was, if it was not allowed."""
+        # the mask rather than llguidance's own validation of a token, which refuses a few that the mask allows (1.9.1)
+        if not (0 <= token < self._compiler.vocab_size and self.allowed()[token]):
             raise ValueError(f"token {token} cannot come next in this grammar")
+        if self.ended:
+            self._after += 1
+        else:
+            self._attempt(lambda inner: inner.consume_token(token))
+            self._allowed = None
         self._tokens.append(token)
 
     def copy(self) -> "Matcher":
         """Another matcher with the same answer so far."""
         twin = Matcher(self._compiler, self._compiled, self._inner.deep_copy())
         twin._shared, twin._tokens, twin._after = self._shared, self._tokens.copy(), self._after
+        twin._allowed = self._allowed
         return twin
 
     def rollback(self, count: int) -> None:
@@ -146,19 +173,18 @@ class Matcher:
             raise ValueError(f"cannot take back {count} of {len(self._tokens)} tokens")
         after = min(count, self._after)
         self._after -= after
+        self._allowed = None
         del self._tokens[len(self._tokens) - count :]
         if count > after and not self._inner.rollback(count - after):
             self._recover()
 
-    def _consume(self, token: int, end: bool) -> bool:
-        if not (0 <= token < self._compiler.vocab_size and self._compiler.texts[token] or end):
-            return False
-        taken = self._inner.try_consume_tokens([token])
+    def _attempt(self, call: Callable[["LLMatcher"], object]) -> None:
+        """`call` on llguidance's matcher; with a lexer of our own if the shared one is over a limit."""
+        call(self._inner)
         if self._inner.is_error():
             self._recover()
-            taken = self._inner.try_consume_tokens([token])
+            call(self._inner)
             self._check()
-        return taken == 1
 
     def _recover(self) -> None:
         """Go on with a lexer of our own: the shared one may be over its limits through somebody else's answer."""

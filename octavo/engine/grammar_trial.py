@@ -10,7 +10,7 @@ import weakref
 from pathlib import Path
 from typing import Any
 
-COMPILE_SECONDS = 2.0
+COMPILE_SECONDS = 1.0
 COMPILE_BYTES = 256 * 2**20
 START_SECONDS = 60.0  # Python, llguidance and the vocabulary
 _WORKER = Path(__file__).with_name("grammar_worker.py")

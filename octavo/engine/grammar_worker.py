@@ -22,6 +22,7 @@ import llguidance
 
 T = TypeVar("T")
 STACK_BYTES = 8 * 2**20  # the parent compiles on twice that
+FORCED_CHARS = 512  # llguidance asks for all of a forced text before each of its tokens, and takes the first
 UNKNOWN_BYTES = 256 * 2**10  # what a grammar is taken to hold where malloc cannot be asked
 
 
@@ -41,7 +42,8 @@ class ByteTokens:
         self._lengths = sorted({len(token) for token in self._ids}, reverse=True)
 
     def __call__(self, text: str) -> list[int]:
-        """Token ids of exactly `text`; [] if there are none."""
+        """Token ids of exactly the beginning of `text`; [] if there are none."""
+        text = text[:FORCED_CHARS]
         data = text.encode()
         ids = [] if self._spell is None else self._spell(text)
         return ids if ids and b"".join(self.tokens[index] for index in ids) == data else self._greedy(data)
