@@ -139,9 +139,10 @@ class Core:
     def _run(self) -> None:
         try:
             while self._take_orders():
-                shares = self.scheduler.plan()
-                assert shares, "there are jobs, and none takes part in a step"
-                self._step(shares)
+                if self._jobs:
+                    shares = self.scheduler.plan()
+                    assert shares, "there are jobs, and none takes part in a step"
+                    self._step(shares)
         except Exception as error:
             # a bug of ours: nobody may wait for answers that will not come
             logger.exception("the engine broke down")
@@ -170,7 +171,7 @@ class Core:
         if closed:
             for job in list(self._jobs.values()):
                 self._fail(job, Closed("the engine was closed"))
-        return not closed and (bool(self._jobs) or self._take_orders())
+        return not closed
 
     def _step(self, shares: list[Share]) -> None:
         jobs = [self._jobs[share.sequence] for share in shares]
