@@ -16,7 +16,6 @@ from octavo.engine.scheduler import Scheduler, Share
 from octavo.engine.scheduler import Sequence as Tokens
 from octavo.errors import UserError
 
-
 logger = logging.getLogger(__name__)
 
 
