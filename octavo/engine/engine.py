@@ -150,8 +150,19 @@ class Engine:
             )
             sampler = Sampler(params, ids, index, self.config.vocab_size)
             matcher = self._grammars.matcher(params.grammar) if params.grammar else None
-            answer = Answer(sequence, sampler, self.tokenizer, params, emit, index, matcher, encoded.continues)
-            answers.append(answer)
+            answers.append(
+                Answer(
+                    sequence,
+                    sampler,
+                    self.tokenizer,
+                    params,
+                    emit,
+                    index,
+                    matcher,
+                    encoded.continues,
+                    self.options.speculate,
+                )
+            )
         self.core.hand_in(answers, may_wait)
         return Ticket(self.core, answers)
 
