@@ -70,8 +70,8 @@ class Answer:
         continues: bool = False,
         speculate: int = 0,
     ) -> None:
-        """speculate: most tokens guessed ahead. continues: the answer goes on where a raw prompt ends; in a chat it begins anew, and SentencePiece tokenizers
-        drop the space before a first word."""
+        """continues: the answer goes on where a raw prompt ends; in a chat it begins anew, and SentencePiece tokenizers
+        drop the space before a first word. speculate: most tokens guessed ahead."""
         self.sequence, self.emit = sequence, emit
         self._params, self._sampler, self._matcher, self._index = params, sampler, matcher, index
         self._text = tokenizer.stream(context=sequence.ids if continues else ())
