@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 
 from octavo.config import SamplingParams
-from octavo.engine import sampler as sampler_module
 from octavo.engine.sampler import Sampler
-from octavo.native.library import NativeUnavailable, library
 from tests.engine.sampling import exact, unlikely
 
 LOGITS = np.array([2.0, -1.0, 0.5, 3.0, 3.0, -9.0, 1.5, 2.5, -0.5, 1.0, 0.0, 2.2], np.float32)
@@ -38,17 +36,6 @@ CASES = [
     {"repetition_penalty": 1.5, "frequency_penalty": 0.5, "presence_penalty": -1.2, "temperature": 1.3},
     {"repetition_penalty": 0.5, "logit_bias": {3: -2.5, 5: 12.0}, "allowed": ALLOWED, "temperature": 3.0, "top_k": 4},
 ]  # fmt: skip
-
-
-@pytest.fixture(params=["native", "numpy"])
-def core(request, monkeypatch) -> None:
-    """Draws by the CPU core, and by numpy where there is none."""
-    if request.param == "numpy":
-        return monkeypatch.setattr(sampler_module, "_core", lambda: None)
-    try:
-        library()
-    except NativeUnavailable as error:
-        pytest.skip(str(error))
 
 
 def params_of(case: dict, **more: object) -> SamplingParams:
