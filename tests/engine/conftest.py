@@ -7,7 +7,7 @@ from octavo.native.library import usable_library
 
 
 @pytest.fixture(params=["native", "numpy"])
-def core(request, monkeypatch) -> None:
+def draws_by(request, monkeypatch) -> None:
     """Runs a test with both."""
     if request.param == "native" and usable_library() is None:
         pytest.skip("there is no CPU core")

@@ -51,7 +51,7 @@ def draw(case: dict, seed: int) -> int:
     return sampler.choose(LOGITS, np.array(case["allowed"]) if "allowed" in case else None)
 
 
-@pytest.mark.usefixtures("core")
+@pytest.mark.usefixtures("draws_by")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(case))
 def test_draws_follow_the_exact_probabilities(case) -> None:
     counts = np.bincount([draw(case, seed) for seed in range(DRAWS)], minlength=12).tolist()
@@ -67,7 +67,7 @@ def test_draws_follow_the_exact_probabilities(case) -> None:
     assert seen >= min(2, len(case))
 
 
-@pytest.mark.usefixtures("core")
+@pytest.mark.usefixtures("draws_by")
 @pytest.mark.parametrize(
     "case", [CASES[-2], CASES[-2] | {"allowed": ALLOWED, "top_k": 6}, {"frequency_penalty": 0.4, "min_p": 0.1}]
 )
