@@ -37,7 +37,7 @@ MAX_SOURCE_BYTES = 256 * 2**10
 MAX_DEPTH = 100  # arrays and objects inside each other in a schema; llguidance's JSON reader stops at 128
 STEP_BYTES = 4 * 2**10  # what a grammar is taken to grow by with every mask (its lexer remembers states)
 # llguidance's own limits; those left out are its defaults. The states of a lexer are what its memory grows by.
-LIMITS: dict[str, Any] = {"max_lexer_states": 20_000, "verbose_errors": False}
+LIMITS: dict[str, Any] = {"max_lexer_states": 50_000, "verbose_errors": False}
 # Any whitespace would do, but a model that writes spaces must be made to stop.
 JSON_OPTIONS = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,64}"}
 _NAMES = {"json_schema": "JSON schema", "regex": "regular expression", "choice": "choice"}
