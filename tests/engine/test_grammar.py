@@ -18,6 +18,7 @@ from octavo.data.token_bytes import token_bytes
 from octavo.data.tokenizer import Tokenizer
 from octavo.engine import grammar as module
 from octavo.engine.grammar import Grammars
+from octavo.engine.grammar_worker import FORCED_CHARS, ByteTokens
 from octavo.errors import UserError
 from tests.engine.grammars import BEYOND, DRIVERS, grammars, tokenizer, write
 
@@ -49,6 +50,7 @@ SCHEMAS: list[dict[str, Any]] = [
     {"type": "string", "pattern": "^[A-Z]{2}[0-9]{1,3}$"},
     {"type": "string", "minLength": 3, "maxLength": 5},
     {"type": "integer", "minimum": -5, "maximum": 17},
+    {**PERSON, "x-guidance": {"item_separator": "#", "whitespace_pattern": "z", "lenient": True}},  # options, not ours
     {"anyOf": [{"type": "null"}, {"type": "object", "properties": {"é": {"const": "世界"}}, "required": ["é"]}]},
 ]
 EXPRESSIONS = [  # none with \w or \d: Rust knows letters of later Unicode versions than Python
@@ -171,6 +173,13 @@ def test_the_usual_spelling_of_a_forced_text() -> None:
             matcher.accept(written[-1])
         assert b"".join(_texts(kind)[index] for index in written) == "café 世界 hello world".encode()
         assert len(written) <= len(tokenizer(kind).encode("café 世界 hello world")) + 2
+
+
+def test_a_long_forced_text_is_spelt_from_its_beginning_only() -> None:
+    texts, asked = _texts("byte-level"), list[str]()
+    tokens = ByteTokens(texts, [], lambda text: asked.append(text) or [])
+    assert b"".join(texts[index] for index in tokens("é" * 10**6)).decode() == "é" * FORCED_CHARS == asked[0]
+    assert tokens("a") == [texts.index(b"a")] and ByteTokens([b"a"], [])("ab") == []
 
 
 # ---- special tokens and the end
