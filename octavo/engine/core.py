@@ -149,7 +149,7 @@ class Core:
                 self._closed = True
                 self._changed.notify_all()
             for job in [*self._jobs.values(), *self._arrived]:
-                job.emit(error)
+                _tell(job, error)
 
     def _take_orders(self) -> bool:
         """Take in what has arrived, let go of what was cancelled, wait if there is nothing to do; False at the end."""
@@ -206,7 +206,7 @@ class Core:
 
     def _fail(self, job: Job, error: Exception) -> None:
         self._end(job, keep=False)
-        job.emit(error)
+        _tell(job, error)
 
     def _end(self, job: Job, keep: bool) -> None:
         self._cached += max(0, job.sequence.cached)
@@ -214,3 +214,10 @@ class Core:
         self.scheduler.remove(job.sequence, keep)
         with self._changed:
             self._changed.notify_all()
+
+
+def _tell(job: Job, error: Exception) -> None:
+    try:
+        job.emit(error)
+    except Exception:  # whoever made the request is gone; others go on
+        logger.exception("nobody could be told that a request ended with %r", error)
