@@ -117,13 +117,15 @@ class Core:
     def statistics(self) -> Statistics:
         """What was done, and what is held now."""
         scheduler = self.scheduler
+        with self._changed:  # while what has arrived moves to the line it is in both
+            waiting = self._waiting()
         return Statistics(
             steps=self._steps,
             tokens=self._tokens,
             cached_tokens=self._cached,
             preemptions=scheduler.preemptions,
             running=len(scheduler.running),
-            waiting=self._waiting(),
+            waiting=waiting,
             pages_free=scheduler.pool.free,
             pages_cached=scheduler.pool.evictable,
             snapshot_bytes=scheduler.cache.snapshot_bytes,
