@@ -117,13 +117,15 @@ class Core:
     def statistics(self) -> Statistics:
         """What was done, and what is held now."""
         scheduler = self.scheduler
+        with self._changed:  # while what has arrived moves to the line it is in both
+            waiting = self._waiting()
         return Statistics(
             steps=self._steps,
             tokens=self._tokens,
             cached_tokens=self._cached,
             preemptions=scheduler.preemptions,
             running=len(scheduler.running),
-            waiting=self._waiting(),
+            waiting=waiting,
             pages_free=scheduler.pool.free,
             pages_cached=scheduler.pool.evictable,
             snapshot_bytes=scheduler.cache.snapshot_bytes,
@@ -149,7 +151,7 @@ class Core:
                 self._closed = True
                 self._changed.notify_all()
             for job in [*self._jobs.values(), *self._arrived]:
-                job.emit(error)
+                _tell(job, error)
 
     def _take_orders(self) -> bool:
         """Take in what has arrived, let go of what was cancelled, wait if there is nothing to do; False at the end."""
@@ -207,7 +209,7 @@ class Core:
 
     def _fail(self, job: Job, error: Exception) -> None:
         self._end(job, keep=False)
-        job.emit(error)
+        _tell(job, error)
 
     def _end(self, job: Job, keep: bool) -> None:
         self._cached += max(0, job.sequence.cached)
@@ -215,3 +217,10 @@ class Core:
         self.scheduler.remove(job.sequence, keep)
         with self._changed:
             self._changed.notify_all()
+
+
+def _tell(job: Job, error: Exception) -> None:
+    try:
+        job.emit(error)
+    except Exception:  # whoever made the request is gone; others go on
+        logger.exception("nobody could be told that a request ended with %r", error)

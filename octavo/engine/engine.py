@@ -12,6 +12,7 @@ Who does what: `Core` is the thread that computes, `Scheduler` decides who takes
 
 import asyncio
 import queue
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -168,9 +169,10 @@ class Engine:
         arrived: queue.SimpleQueue[Piece | Exception] = queue.SimpleQueue()
         ticket = self.submit(prompt, params, arrived.put, tenant)
 
-        def pieces() -> Iterator[Piece]:
+        def pieces() -> Iterator[Any]:
             left = params.n
             try:
+                yield None  # begun here: a generator that never was does not come to its `finally`
                 while left:
                     piece = arrived.get()
                     if isinstance(piece, Exception):
@@ -180,18 +182,28 @@ class Engine:
             finally:
                 ticket.cancel()
 
-        return pieces()
+        begun = pieces()
+        next(begun)
+        return begun
 
     async def stream_async(self, prompt: Prompt, params: SamplingParams, tenant: str = "") -> AsyncIterator[Piece]:
         """`stream` for an event loop, which is never blocked; cancelling the task that reads ends the request."""
         loop, arrived = asyncio.get_running_loop(), asyncio.Queue[Piece | Exception]()
+        tickets: list[Ticket] = []
+        gone = threading.Event()
 
         def emit(piece: Piece | Exception) -> None:
-            loop.call_soon_threadsafe(arrived.put_nowait, piece)
+            if not gone.is_set():  # then the loop may be closed already
+                loop.call_soon_threadsafe(arrived.put_nowait, piece)
 
-        ticket = await asyncio.to_thread(self.submit, prompt, params, emit, tenant)
+        def hand_in() -> None:
+            tickets.append(self.submit(prompt, params, emit, tenant))
+            if gone.is_set():  # cancelled meanwhile, which does not stop a thread
+                tickets[0].cancel()
+
         left = params.n
         try:
+            await asyncio.to_thread(hand_in)
             while left:
                 piece = await arrived.get()
                 if isinstance(piece, Exception):
@@ -199,7 +211,9 @@ class Engine:
                 left -= piece.finish_reason is not None
                 yield piece
         finally:
-            ticket.cancel()
+            gone.set()
+            for ticket in tickets:
+                ticket.cancel()
 
     def complete(self, prompt: Prompt, params: SamplingParams, tenant: str = "") -> Completion:
         """One answer, whole. Raises UsageError where `params` ask for several: `generate` gives those."""

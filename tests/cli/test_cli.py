@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from octavo.engine.generate import Generator
 
 from octavo.cli import main
-from octavo.engine.generate import Generator
 from octavo.errors import UserError
 from tests.tiny import write_tiny_model
 

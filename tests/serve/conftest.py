@@ -4,16 +4,19 @@ from collections.abc import Iterator
 
 import pytest
 
-from octavo.engine.generate import Generator
-from tests.serve.serving import serving, tiny_generator
+from octavo.engine.engine import Engine
+from tests.engine.engines import engine_threads
+from tests.serve.serving import serving, tiny_engine
 
 
 @pytest.fixture(scope="session")
-def generator(tmp_path_factory: pytest.TempPathFactory) -> Generator:
-    return tiny_generator(tmp_path_factory.mktemp("tokenizer"))
+def engine() -> Iterator[Engine]:
+    with tiny_engine() as opened:
+        yield opened
+    assert not engine_threads()
 
 
 @pytest.fixture(scope="session")
-def url(generator: Generator) -> Iterator[str]:
-    with serving(generator) as address:
+def url(engine: Engine) -> Iterator[str]:
+    with serving(engine) as address:
         yield address

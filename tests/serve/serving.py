@@ -1,16 +1,16 @@
-"""Servers for the tests: a tiny random model behind a real socket, and a generator that does as the test says."""
+"""Servers for the tests: a tiny random model behind a real socket, and an engine that does as the test says."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from types import SimpleNamespace
+from dataclasses import dataclass
 from typing import Any
 
-from octavo.config import SamplingParams
+from octavo.config import EngineOptions, SamplingParams
 from octavo.data.tokenizer import Tokenizer
-from octavo.engine.generate import Generator, Piece, Prompt
+from octavo.engine.answer import Piece
+from octavo.engine.engine import Engine
+from octavo.engine.prompts import Encoded, Prompt
 from octavo.models import Decoder
 from octavo.serve.server import Server, create_app, listen
 from tests.tiny import tiny_config, tiny_tokenizer_files
@@ -19,58 +19,78 @@ MODEL = "lab/tiny"  # a name with a slash, as hub names have
 CONTEXT = 2048
 
 
-def tiny_generator(folder: Path) -> Generator:
-    """A random mixture of experts with room for CONTEXT tokens. `folder`: where its tokenizer's files may lie.
+def tiny_engine(family: str = "mixtral", **options: Any) -> Engine:
+    """A random mixture of experts with room for CONTEXT tokens; close it.
 
     The seed is one whose greedy answers find no end token, so that "long" is long.
     """
-    for name, content in tiny_tokenizer_files().items():
-        (folder / name).write_bytes(content)
-    decoder = Decoder(tiny_config(max_positions=CONTEXT)).initialise(2).eval()
-    return Generator.for_decoder(decoder, Tokenizer.from_folder(folder), CONTEXT)
+    decoder = Decoder(tiny_config(family, max_positions=CONTEXT)).initialise(2).eval()
+    tokenizer = Tokenizer.from_files(tiny_tokenizer_files(), "tiny")
+    return Engine.for_decoder(decoder, tokenizer, EngineOptions(context=CONTEXT, memory_tokens=CONTEXT, **options))
 
 
-class Puppet(Generator):
-    """Gives the pieces it was made with, one each time `step` is called; counts the answers under way."""
+class Puppet:
+    """Stands in for an engine: gives each request the pieces it was made with, one each time `step` is called."""
 
-    def __init__(self, *pieces: Piece | Exception, prompt_tokens: int = 5, pages: int = 10_000, slots: int = 0) -> None:
-        config = SimpleNamespace(max_positions=pages * 32)
-        runner = SimpleNamespace(num_pages=pages, num_slots=slots, config=config)
-        super().__init__(runner, SimpleNamespace())  # type: ignore[arg-type]
-        self._pieces, self._prompt_tokens = pieces, prompt_tokens
-        self._steps = threading.Semaphore(0)
-        self.may_encode = threading.Event()
-        self.may_encode.set()
-        self.under_way = self.most_under_way = 0
-        self.encoding = False
+    def __init__(self, *pieces: Piece | Exception, prompt_tokens: int = 5, cached_tokens: int = 0) -> None:
+        self.context = 10_000
+        self.pieces, self.prompt_tokens, self.cached_tokens = pieces, prompt_tokens, cached_tokens
+        self.under_way: list[PuppetTicket] = []
         self.seen: list[SamplingParams] = []
+        self._steps = 0
+        self._lock = threading.Lock()
 
     def step(self, count: int = 1) -> None:
-        """Let `count` pieces out."""
-        self._steps.release(count)
+        """Let `count` pieces out, now or when there is somebody to get them."""
+        with self._lock:
+            self._steps += count
+        self._give()
 
-    def encode(self, prompt: Prompt) -> list[int]:
-        self.encoding = True
-        assert self.may_encode.wait(20)
-        return [0] * self._prompt_tokens
+    def encode(self, prompt: Prompt) -> Encoded:
+        """As many tokens as it was made with."""
+        return Encoded((0,) * self.prompt_tokens)
 
-    def stream(
-        self, prompt: Prompt, params: SamplingParams, cancelled: Callable[[], bool] = lambda: False
-    ) -> Iterator[Piece]:
+    def check_fits(self, prompt_tokens: int, params: SamplingParams) -> None:
+        """Everything does."""
+
+    def submit(self, prompt: Encoded, params: SamplingParams, emit: Callable[[Any], None]) -> "PuppetTicket":
+        """A request that waits for `step`."""
         self.seen.append(params)
-        return self._out()
+        ticket = PuppetTicket(self, emit, iter(self.pieces))
+        self.under_way.append(ticket)
+        self._give()
+        return ticket
 
-    def _out(self) -> Iterator[Piece]:
-        self.under_way += 1
-        self.most_under_way = max(self.under_way, self.most_under_way)
-        try:
-            for piece in self._pieces:
-                assert self._steps.acquire(timeout=20), "nobody called step"  # else a failure would hang
-                if isinstance(piece, Exception):
-                    raise piece
-                yield piece
-        finally:
-            self.under_way -= 1
+    def _give(self) -> None:
+        with self._lock:
+            while self._steps and self.under_way:
+                self._steps -= 1
+                ticket = self.under_way[0]
+                piece = next(ticket.pieces)
+                if isinstance(piece, Exception) or piece.finish_reason:
+                    ticket.cancel()
+                ticket.emit(piece)
+
+
+@dataclass(eq=False)
+class PuppetTicket:
+    """A request to a puppet."""
+
+    puppet: Puppet
+    emit: Callable[[Any], None]
+    pieces: Iterator[Piece | Exception]
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self.puppet.prompt_tokens
+
+    @property
+    def cached_tokens(self) -> int:
+        return self.puppet.cached_tokens
+
+    def cancel(self) -> None:
+        if self in self.puppet.under_way:
+            self.puppet.under_way.remove(self)
 
 
 def says(*texts: str) -> list[Piece]:
@@ -79,11 +99,11 @@ def says(*texts: str) -> list[Piece]:
 
 
 @contextmanager
-def serving(generator: Generator, **options: Any) -> Iterator[str]:
+def serving(engine: Engine | Puppet, **options: Any) -> Iterator[str]:
     """Address of a server on a free port, in a thread."""
     ready = threading.Event()
     with listen("127.0.0.1", 0) as listener:
-        server = Server(create_app(generator, MODEL, **options), listener, lambda _: ready.set())
+        server = Server(create_app(engine, MODEL, **options), listener, lambda _: ready.set())
         thread = threading.Thread(target=server.run, name="test-server")
         thread.start()
         try:
@@ -93,19 +113,6 @@ def serving(generator: Generator, **options: Any) -> Iterator[str]:
             server.should_exit = True
             thread.join(20)
             assert not thread.is_alive(), "the server did not stop"
-
-
-def pages_free(generator: Generator) -> int:
-    """Pages that no request holds."""
-    return len(generator._free)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Return as soon as the condition holds."""
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not happen in time"
-        time.sleep(0.01)
 
 
 def body(text: str = "Hello", /, **fields: Any) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ from typing import Any
 import pytest
 
 from octavo.config import SamplingParams
-from octavo.engine.generate import Generator
-from tests.serve.serving import CONTEXT, MODEL, Puppet, pages_free, says, serving, wait_until
+from octavo.engine.engine import Engine
+from tests.engine.engines import pages_free, wait_until
+from tests.serve.serving import CONTEXT, MODEL, Puppet, says, serving
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -68,7 +68,7 @@ def text_of(answer: Any) -> str:
     return answer.locator(".text").evaluate("node => node.textContent")
 
 
-def test_conversation(page: Page, url: str, generator: Generator) -> None:
+def test_conversation(page: Page, url: str, engine: Engine) -> None:
     page.goto(url)
     page.get_by_text(MODEL).wait_for()
     assert MODEL in page.title()
@@ -78,7 +78,7 @@ def test_conversation(page: Page, url: str, generator: Generator) -> None:
     for question in ("What is the capital of France?", "And\nof Spain?"):
         ask(page, question) if "\n" not in question else ask_over_lines(page, question)
         turns.append({"role": "user", "content": question})
-        expected = generator.complete(turns, SamplingParams(max_new_tokens=24))
+        expected = engine.complete(turns, SamplingParams(max_new_tokens=24))
         answer = last_answer(page)
         assert text_of(answer) == expected.text
         turns.append({"role": "assistant", "content": expected.text})
@@ -89,7 +89,7 @@ def test_conversation(page: Page, url: str, generator: Generator) -> None:
     assert page.locator(".turn").count() == 0
     ask(page, "What is the capital of France?")
     turns = turns[:2]
-    assert text_of(last_answer(page)) == generator.complete(turns, SamplingParams(max_new_tokens=24)).text
+    assert text_of(last_answer(page)) == engine.complete(turns, SamplingParams(max_new_tokens=24)).text
 
 
 def ask_over_lines(page: Page, text: str) -> None:
@@ -102,26 +102,26 @@ def ask_over_lines(page: Page, text: str) -> None:
     page.keyboard.press("Enter")
 
 
-def test_stop_frees_the_pages(page: Page, url: str, generator: Generator) -> None:
-    free = pages_free(generator)
+def test_stop_frees_the_pages(page: Page, url: str, engine: Engine) -> None:
+    free = pages_free(engine)
     page.goto(url)
     configure(page, Temperature="0", Longest_answer=str(CONTEXT - 200))
     for stop in (lambda: page.get_by_role("button", name="Stop").click(), lambda: page.keyboard.press("Escape")):
         page.get_by_role("button", name="New chat").click()  # "Hello" alone is known to have a long answer
         ask(page, "Hello")
         wait_until(lambda: len(text_of(page.locator(".assistant").last)) > 20)
-        assert pages_free(generator) < free
+        assert pages_free(engine) < free
         stop()
         answer = last_answer(page, "stopped")
-        wait_until(lambda: pages_free(generator) == free, 1.0)
+        wait_until(lambda: pages_free(engine) == free, 1.0)
         assert len(text_of(answer)) > 20 and "Stopped" in answer.locator(".note").inner_text()
         assert page.get_by_role("button", name="Send").is_visible()
 
 
 def test_text_is_never_markup(page: Page) -> None:
-    generator = Puppet(*says(ATTACK[:10], ATTACK[10:]))
-    generator.step(10)
-    with serving(generator) as url:
+    puppet = Puppet(*says(ATTACK[:10], ATTACK[10:]))
+    puppet.step(10)
+    with serving(puppet) as url:
         page.goto(url)
         page.get_by_text(MODEL).wait_for()
         title = page.title()
@@ -135,19 +135,19 @@ def test_text_is_never_markup(page: Page) -> None:
 
 
 def test_failures_are_shown_as_text(page: Page) -> None:
-    generator = Puppet(RuntimeError("inside"), *says("fine"))
-    with serving(generator) as url:
+    puppet = Puppet(RuntimeError("inside"), *says("fine"))
+    with serving(puppet) as url:
         page.goto(url)
         page.get_by_text(MODEL).wait_for()
         ask(page, "Hello?")
-        generator.step()
+        puppet.step()
         assert "its log says why" in last_answer(page, "error").locator(".note").inner_text()
         # the question is back, and the failed turn is not sent again
         assert page.get_by_label("Message").input_value() == "Hello?"
         with page.expect_request("**/v1/chat/completions") as sent:
             page.keyboard.press("Enter")
         assert sent.value.post_data_json["messages"] == [{"role": "user", "content": "Hello?"}]
-        generator.step()
+        puppet.step()
         last_answer(page, "error")
         page.goto("about:blank")
 
@@ -164,14 +164,13 @@ def test_refusals_are_shown_as_text(page: Page, url: str) -> None:
 
 
 def test_a_server_that_goes_is_shown_as_text(page: Page) -> None:
-    generator = Puppet(*says("half an", " answer"))
-    with serving(generator) as url:
+    puppet = Puppet(*says("half an", " answer"))
+    with serving(puppet) as url:
         page.goto(url)
         page.get_by_text(MODEL).wait_for()
         ask(page, "Hello?")
-        generator.step()
+        puppet.step()
         page.get_by_text("half an").wait_for()
-        threading.Timer(0.3, generator.step).start()
     answer = last_answer(page, "error")
     assert text_of(answer) == "half an" and "shutting down" in answer.locator(".note").inner_text()
     page.get_by_label("Message").press("Enter")
@@ -183,14 +182,14 @@ def test_narrow_screens_and_pictures(browser: Any, url: str, tmp_path: Path) -> 
     answer = ("Photosynthesis is how a plant makes its food.\n\nIt takes in light, water and air, and turns them into "
               "sugar. What is left over is the oxygen that we breathe.\n\n  1. Light falls on a leaf.\n  2. The leaf "
               "splits water.\n\n" + "verylongword" * 12)  # fmt: skip
-    generator = Puppet(*says(answer), *says("The capital of France is Paris."))
+    puppet = Puppet(*says(answer), *says("The capital of France is Paris."))
     looks: dict[str, dict[str, Any]] = {
         "desktop-light": {"viewport": {"width": 1100, "height": 760}, "color_scheme": "light"},
         "desktop-dark": {"viewport": {"width": 1100, "height": 760}, "color_scheme": "dark"},
         "mobile": {"viewport": {"width": 360, "height": 700}, "color_scheme": "light", "has_touch": True},
     }
-    generator.step(1000)
-    with serving(generator) as address:
+    puppet.step(1000)
+    with serving(puppet) as address:
         for name, look in looks.items():
             context = browser.new_context(**look)
             page = context.new_page()

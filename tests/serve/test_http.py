@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from octavo.engine.generate import Generator
+from octavo.engine.engine import Engine
 from octavo.errors import UsageError, UserError
 from octavo.serve.guard import is_loopback
 from octavo.serve.server import MAX_BODY_BYTES, listen, run
@@ -168,9 +168,9 @@ def test_stream_format(http_client: httpx.Client) -> None:
 
 def test_events_are_ascii() -> None:
     """Clients that cut lines as Python's splitlines does must not find a line end inside an answer."""
-    generator = Puppet(*says("a\u2028b\x85c\x0b"))
-    generator.step(10)
-    with serving(generator) as url, httpx.stream("POST", url + CHAT, json=body(stream=True)) as response:
+    puppet = Puppet(*says("a\u2028b\x85c\x0b"))
+    puppet.step(10)
+    with serving(puppet) as url, httpx.stream("POST", url + CHAT, json=body(stream=True)) as response:
         events = [json.loads(line[6:]) for line in response.iter_lines() if line.startswith("data: {")]
     assert events[1]["choices"][0]["delta"]["content"] == "a\u2028b\x85c\x0b"
 
@@ -181,12 +181,12 @@ def test_addresses() -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "example.com"])
-def test_only_loopback_is_served(generator: Generator, host: str) -> None:
+def test_only_loopback_is_served(engine: Engine, host: str) -> None:
     with pytest.raises(UsageError, match="--host"):
         listen(host, 0)
 
 
-def test_a_port_that_is_taken(generator: Generator) -> None:
+def test_a_port_that_is_taken(engine: Engine) -> None:
     with listen("127.0.0.1", 0) as taken, pytest.raises(UserError, match="--port"):
         listen("127.0.0.1", taken.getsockname()[1])
     with pytest.raises(UsageError, match="--port"):

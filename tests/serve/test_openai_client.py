@@ -1,4 +1,4 @@
-"""The official client against a real server: what it gets is what Generator.complete gives."""
+"""The official client against a real server: what it gets is what Engine.complete gives."""
 
 import asyncio
 import re
@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from octavo.config import SamplingParams
-from octavo.engine.generate import Generator
+from octavo.engine.engine import Engine
 from tests.serve.serving import CONTEXT, MODEL, Puppet, says, serving
 
 QUESTION: Any = [{"role": "user", "content": "What is the capital of France?"}]
@@ -28,10 +28,10 @@ def ask(client: openai.OpenAI, messages: Any = QUESTION, **fields: Any) -> Any:
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, SEEDED])
-def test_whole_and_streamed_answers_are_the_generators(
-    client: openai.OpenAI, generator: Generator, sampling: dict[str, Any]
+def test_whole_and_streamed_answers_are_the_engines(
+    client: openai.OpenAI, engine: Engine, sampling: dict[str, Any]
 ) -> None:
-    expected = generator.complete(QUESTION, SamplingParams(max_new_tokens=40, **sampling))
+    expected = engine.complete(QUESTION, SamplingParams(max_new_tokens=40, **sampling))
     assert len(expected.text) > 20  # else nothing is compared
 
     whole = ask(client, max_tokens=40, **sampling)
@@ -40,9 +40,11 @@ def test_whole_and_streamed_answers_are_the_generators(
     assert whole.choices[0].message.content == expected.text
     assert whole.choices[0].message.role == "assistant"
     assert whole.choices[0].finish_reason == expected.finish_reason
-    assert whole.usage.prompt_tokens == expected.prompt_tokens == len(generator.encode(QUESTION))
+    assert whole.usage.prompt_tokens == expected.prompt_tokens == len(engine.encode(QUESTION).ids)
     assert whole.usage.completion_tokens == len(expected.token_ids)
     assert whole.usage.total_tokens == expected.prompt_tokens + len(expected.token_ids)
+    # of a prompt that was there before, all but the last token, which has to be computed
+    assert whole.usage.prompt_tokens_details.cached_tokens == expected.prompt_tokens - 1
 
     first, *deltas, finish, counts = streamed
     assert (first.choices[0].delta.role, first.choices[0].delta.content) == ("assistant", "")
@@ -65,8 +67,8 @@ def test_sampling_reaches_the_model(client: openai.OpenAI) -> None:
     assert one_candidate.choices[0].message.content == ask(client, max_tokens=20, **GREEDY).choices[0].message.content
 
 
-def test_stream_helper(client: openai.OpenAI, generator: Generator) -> None:
-    text = generator.complete(QUESTION, SamplingParams(max_new_tokens=40)).text
+def test_stream_helper(client: openai.OpenAI, engine: Engine) -> None:
+    text = engine.complete(QUESTION, SamplingParams(max_new_tokens=40)).text
     stop = text[-3:]  # the helper takes a cut-off answer for an error
     with client.chat.completions.stream(model=MODEL, messages=QUESTION, stop=stop, temperature=0) as stream:
         kinds = [event.type for event in stream]
@@ -75,7 +77,7 @@ def test_stream_helper(client: openai.OpenAI, generator: Generator) -> None:
     assert final.choices[0].message.content == text[: text.index(stop)]
 
 
-def test_async_client(url: str, generator: Generator) -> None:
+def test_async_client(url: str, engine: Engine) -> None:
     async def stream() -> str:
         async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none") as client:
             chunks = await client.chat.completions.create(
@@ -83,7 +85,7 @@ def test_async_client(url: str, generator: Generator) -> None:
             )
             return "".join([chunk.choices[0].delta.content or "" async for chunk in chunks])
 
-    assert asyncio.run(stream()) == generator.complete(QUESTION, SamplingParams(max_new_tokens=20)).text
+    assert asyncio.run(stream()) == engine.complete(QUESTION, SamplingParams(max_new_tokens=20)).text
 
 
 def test_stop_strings(client: openai.OpenAI) -> None:
@@ -103,15 +105,15 @@ def test_length_limits(client: openai.OpenAI, name: str) -> None:
     assert (answer.usage.completion_tokens, answer.choices[0].finish_reason) == (3, "length")
 
 
-def test_default_length_fits_the_context(client: openai.OpenAI, generator: Generator) -> None:
+def test_default_length_fits_the_context(client: openai.OpenAI, engine: Engine) -> None:
     """A prompt that leaves room for 3 tokens is answered with 3, not refused."""
 
     def prompt_of(words: int) -> list[dict[str, str]]:
         return [{"role": "user", "content": " x" * words}]
 
-    frame = len(generator.encode(prompt_of(0)))
-    prompt = prompt_of((CONTEXT - 3 - frame) // (len(generator.encode(prompt_of(1))) - frame))
-    room = CONTEXT - len(generator.encode(prompt))
+    frame = len(engine.encode(prompt_of(0)).ids)
+    prompt = prompt_of((CONTEXT - 3 - frame) // (len(engine.encode(prompt_of(1)).ids) - frame))
+    room = CONTEXT - len(engine.encode(prompt).ids)
     answer = ask(client, prompt, **GREEDY)
     assert 3 <= room < 6
     assert answer.usage.completion_tokens == room
@@ -121,23 +123,24 @@ def test_default_length_fits_the_context(client: openai.OpenAI, generator: Gener
 
 
 def test_end_token_counts() -> None:
-    generator = Puppet(*says("Par", "is"))
-    generator.step(10)
-    with serving(generator) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="none") as client:
+    puppet = Puppet(*says("Par", "is"), cached_tokens=2)
+    puppet.step(10)
+    with serving(puppet) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="none") as client:
         answer = ask(client)
-        generator.step(10)
+        puppet.step(10)
         *_, counts = ask(client, stream=True, stream_options={"include_usage": True})
     assert answer.choices[0].message.content == "Paris"
     assert counts.usage == answer.usage
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (5, 3)
+    assert answer.usage.prompt_tokens_details.cached_tokens == 2
     assert answer.choices[0].finish_reason == "stop"
-    assert generator.seen[0].temperature == 1.0 and generator.seen[0].max_new_tokens == 512  # OpenAI's default; ours
+    assert puppet.seen[0].temperature == 1.0 and puppet.seen[0].max_new_tokens == 512  # OpenAI's default; ours
 
 
-def test_unicode(client: openai.OpenAI, generator: Generator) -> None:
+def test_unicode(client: openai.OpenAI, engine: Engine) -> None:
     """Both ways, line separators that are not line ends of server-sent events included."""
     messages = [{"role": "user", "content": "naïve 你好 🙂 \u2028 \x85 \x00"}]
-    expected = generator.complete(messages, SamplingParams(max_new_tokens=60, temperature=2.0, seed=5))
+    expected = engine.complete(messages, SamplingParams(max_new_tokens=60, temperature=2.0, seed=5))
     assert not expected.text.isascii()
     sampling = {"max_tokens": 60, "temperature": 2.0, "seed": 5}
     assert ask(client, messages, **sampling).choices[0].message.content == expected.text
@@ -182,16 +185,16 @@ def test_errors_are_readable(client: openai.OpenAI) -> None:
 
 
 def test_error_in_the_middle_of_a_stream(caplog: pytest.LogCaptureFixture) -> None:
-    generator = Puppet(*says("half an ")[:1], RuntimeError("secret detail"))
-    generator.step(10)
-    with serving(generator) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+    puppet = Puppet(*says("half an ")[:1], RuntimeError("secret detail"))
+    puppet.step(10)
+    with serving(puppet) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
         got = []
         with pytest.raises(openai.APIError, match="its log says why") as failed:
             for chunk in ask(client, stream=True):
                 got.append(chunk.choices[0].delta.content)
         assert got == ["", "half an "]
         assert failed.value.code == "internal_error"
-        generator.step(10)
+        puppet.step(10)
         with pytest.raises(openai.InternalServerError, match="its log says why") as refused:
             ask(client)
         assert refused.value.response.headers["x-content-type-options"] == "nosniff"
