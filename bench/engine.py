@@ -26,11 +26,14 @@ from octavo.engine.native_runner import NativeRunner
 from octavo.engine.open import OpenModel, open_model
 
 SAMPLINGS = {"greedy": {}, "top-p": {"temperature": 0.8, "top_p": 0.95, "seed": 1}}
+# texts as people write them: how long a draw takes depends on how sure the model is
+OPENINGS = ("The history of", "A short story about", "What I like best about", "Two reasons to study")
+SUBJECTS = ("Rome", "the sea", "trains", "honey bees", "mathematics", "old maps", "bread", "the moon")
 
 
 def overhead(opened: OpenModel, batch: int, sampling: dict[str, float], tokens: int = 96) -> dict[str, float]:
     """Milliseconds a step with `batch` sequences that decode, and how many of them are not the runner's."""
-    options = EngineOptions(context=1024, memory_tokens=batch * 512, max_running=batch)
+    options = EngineOptions(context=1024, memory_tokens=batch * 512, max_running=batch, speculate=0)
     with Engine(opened, options) as engine:
         steps: list[tuple[float, float, int]] = []
         compute = engine.runner.step
@@ -42,8 +45,7 @@ def overhead(opened: OpenModel, batch: int, sampling: dict[str, float], tokens: 
             return result
 
         engine.runner.step = timed
-        random = np.random.default_rng(0)
-        prompts = [random.integers(100, 10_000, 64).tolist() for _ in range(batch)]
+        prompts = [f"{opening} {subject}" for subject in SUBJECTS for opening in OPENINGS][:batch]
         params = SamplingParams(max_new_tokens=tokens, ignore_eos=True, **sampling)
         engine.generate(prompts, params, progress=lambda *_: None)
     full = [index for index, step in enumerate(steps[:-1]) if step[2] == batch and steps[index + 1][2] == batch]

@@ -31,7 +31,7 @@ class EngineOptions:
     step_tokens: int = 512
     step_tokens_beside: int = 128
     prefix_cache: bool = True
-    speculate: int = 0
+    speculate: int = 8
 
     def __post_init__(self) -> None:
         for name in ("context", "max_running", "max_waiting", "step_tokens", "step_tokens_beside"):

@@ -22,7 +22,8 @@ from octavo.engine.radix import Tokens, common_prefix
 from octavo.engine.runner import PAGE_TOKENS
 from octavo.errors import UserError
 
-MAX_DRAFT = 16  # tokens guessed at once
+MAX_DRAFT = 16  # tokens guessed at once by a sequence
+DRAFT_ROWS = 24  # by all together: with more, wrong guesses cost more than right ones save (docs/log.md)
 LOGIT_ROWS = 128  # of one sequence in a step: with 200,000 tokens a vocabulary, 100 MB
 NEAR = PAGE_TOKENS  # tokens so few that it is not worth a snapshot, or waiting, to have them from the prefix cache
 
@@ -148,7 +149,8 @@ class Scheduler:
     def plan(self) -> list[Share]:
         """The next step's shares, and memory for them; none when there is nothing to do."""
         decoding = [each for each in list(self.running) if each.decodes and self._grow(each, each.left)]
-        shares = [self._decoding_share(each) for each in decoding if each.let_in]
+        most = DRAFT_ROWS // max(1, len(decoding))
+        shares = [self._decoding_share(each, most) for each in decoding if each.let_in]
         self._let_in()
         rows = self.options.step_tokens_beside if shares else self.options.step_tokens
         prompts = sorted((each for each in self.running if each not in decoding), key=self._longest_chunk)
@@ -188,9 +190,9 @@ class Scheduler:
         sequence.computed = right
         self._let_go(sequence)
 
-    def _decoding_share(self, sequence: Sequence) -> Share:
+    def _decoding_share(self, sequence: Sequence, most_draft: int) -> Share:
         """A decoding sequence's share, with as much of its draft as there is room for without anybody giving way."""
-        draft = sequence.draft[: max(0, sequence.most - len(sequence.ids) - 1)]
+        draft = sequence.draft[: max(0, min(most_draft, sequence.most - len(sequence.ids) - 1))]
         end = len(sequence.ids) + len(draft)
         missing = -(-end // PAGE_TOKENS) - len(sequence.pages)
         if missing > 0 and draft:
