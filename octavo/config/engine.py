@@ -18,6 +18,7 @@ class EngineOptions:
     compress_snapshots: keep those in int8, a quarter of the bytes; answers after a hit may then differ.
     step_tokens: most prompt tokens in a step; step_tokens_beside: the same while others decode, who wait for it.
     prefix_cache: whether what requests have in common is kept.
+    speculate: tokens guessed ahead at most, by what followed the same tokens before; answers do not change by it.
     """
 
     context: int = 8192
@@ -30,6 +31,7 @@ class EngineOptions:
     step_tokens: int = 512
     step_tokens_beside: int = 128
     prefix_cache: bool = True
+    speculate: int = 0
 
     def __post_init__(self) -> None:
         for name in ("context", "max_running", "max_waiting", "step_tokens", "step_tokens_beside"):
@@ -38,5 +40,7 @@ class EngineOptions:
         for name in ("state_bytes", "snapshot_bytes"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} is {getattr(self, name)}: it must be 0 or above")
+        if not 0 <= self.speculate <= 16:
+            raise UsageError(f"speculate is {self.speculate}: it must be between 0 (off) and 16")
         if self.memory_tokens is not None and self.memory_tokens < 1:
             raise UsageError(f"memory_tokens is {self.memory_tokens}: it must be at least 1")

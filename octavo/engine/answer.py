@@ -12,6 +12,7 @@ from octavo.data.stop import StopStrings
 from octavo.data.tokenizer import Tokenizer
 from octavo.engine.grammar import Matcher
 from octavo.engine.logprobs import TokenLogprob, log_probabilities
+from octavo.engine.lookup import Lookup
 from octavo.engine.sampler import Sampler
 from octavo.engine.scheduler import Sequence
 
@@ -67,30 +68,42 @@ class Answer:
         index: int = 0,
         matcher: Matcher | None = None,
         continues: bool = False,
+        speculate: int = 0,
     ) -> None:
         """continues: the answer goes on where a raw prompt ends; in a chat it begins anew, and SentencePiece tokenizers
-        drop the space before a first word."""
+        drop the space before a first word. speculate: most tokens guessed ahead."""
         self.sequence, self.emit = sequence, emit
         self._params, self._sampler, self._matcher, self._index = params, sampler, matcher, index
         self._text = tokenizer.stream(context=sequence.ids if continues else ())
         self._stops = StopStrings(params.stop)
         self._ends = frozenset() if params.ignore_eos else tokenizer.eos_ids
         self._prompt_logprobs: list[TokenLogprob] = []
+        self._lookup = Lookup(speculate) if speculate else None
 
     def take(self, start: int, logits: NDArray[np.float32]) -> bool:
         """Rows of logits [k, vocab] after the tokens from position `start` on; whether the answer is over.
 
         Raises ValueError for logits that are not numbers, UserError where a grammar fails.
         """
-        ids = self.sequence.ids
+        sequence = self.sequence
+        ids, draft = sequence.ids, sequence.draft
         known = len(ids) - 1 - start  # rows whose next token was given: those of a prompt
         for row in range(min(known, len(logits))):
             token = ids[start + row + 1]
             self._prompt_logprobs.append(log_probabilities(logits[row], token, self._params.prompt_logprobs or 0))
         if known >= len(logits):
-            self.sequence.first_wanted = start + len(logits)
+            sequence.first_wanted = start + len(logits)
             return False
-        return self._choose(logits[known])
+        before = len(ids)
+        over = self._choose(logits[known])
+        for row, guessed in zip(logits[known + 1 :], draft, strict=False):
+            if over or ids[-1] != guessed:  # the rows from here on are of another text
+                break
+            over = self._choose(row)
+        if self._lookup and not over:
+            guessed = len(logits) - known - 1
+            sequence.draft = self._lookup.guess(ids, guessed, len(ids) - before - 1)
+        return over
 
     def _choose(self, logits: NDArray[np.float32]) -> bool:
         sequence, params, matcher = self.sequence, self._params, self._matcher

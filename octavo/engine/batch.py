@@ -23,6 +23,7 @@ def make_batch(shares: Sequence[Share], wants_hidden: Sequence[bool]) -> tuple[S
     for line, share, hidden in zip(table, shares, wants_hidden, strict=True):
         sequence, end = share.sequence, share.start + share.count
         ids += sequence.ids[share.start : end]
+        ids += sequence.draft[: share.draft]
         positions += range(share.start, end)
         bounds.append(len(ids))
         line[: len(sequence.pages)] = sequence.pages

@@ -188,6 +188,7 @@ class Core:
         self._expert_counts += result.expert_counts
         self.scheduler.advance(shares)
         self._deal_out(shares, jobs, wanted, result)
+        self.scheduler.settle(shares)
 
     def _deal_out(self, shares: list[Share], jobs: list[Job], wanted: list[int], result: StepResult) -> None:
         """Give each job its rows."""

@@ -149,9 +149,17 @@ class Engine:
                 tenant=tenant,
                 marks=set(encoded.marks),
             )
-            sampler = Sampler(params, ids, index, self.config.vocab_size)
-            matcher = self._grammars.matcher(params.grammar) if params.grammar else None
-            answer = Answer(sequence, sampler, self.tokenizer, params, emit, index, matcher, encoded.continues)
+            answer = Answer(
+                sequence,
+                Sampler(params, ids, index, self.config.vocab_size),
+                self.tokenizer,
+                params,
+                emit,
+                index,
+                matcher=self._grammars.matcher(params.grammar) if params.grammar else None,
+                continues=encoded.continues,
+                speculate=self.options.speculate,
+            )
             answers.append(answer)
         self.core.hand_in(answers, may_wait)
         return Ticket(self.core, answers)

@@ -37,7 +37,7 @@ MAX_SOURCE_BYTES = 256 * 2**10
 MAX_DEPTH = 100  # arrays and objects inside each other in a schema; llguidance's JSON reader stops at 128
 STEP_BYTES = 4 * 2**10  # what a grammar is taken to grow by with every mask (its lexer remembers states)
 # llguidance's own limits; those left out are its defaults. The states of a lexer are what its memory grows by.
-LIMITS: dict[str, Any] = {"max_lexer_states": 20_000, "verbose_errors": False}
+LIMITS: dict[str, Any] = {"max_lexer_states": 50_000, "verbose_errors": False}
 # Any whitespace would do, but a model that writes spaces must be made to stop.
 JSON_OPTIONS = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,64}"}
 _NAMES = {"json_schema": "JSON schema", "regex": "regular expression", "choice": "choice"}
@@ -142,7 +142,6 @@ class Matcher:
             words = np.zeros(self._compiler.mask_words, np.uint32)
             self._attempt(lambda inner: inner.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes))
             self._compiled.masks += self._shared
-            words &= self._compiler.known
             bits = np.unpackbits(words.view(np.uint8), count=self._compiler.vocab_size, bitorder="little")
             bits.flags.writeable = False
             self._allowed = bits.view(np.bool_)
@@ -218,10 +217,6 @@ class _Compiler:
         spell = partial(spell_within, tokenizer, self.texts)
         self._tokenizer = make_tokenizer(ByteTokens(self.texts, sorted(self.eos_ids), spell))
         self.mask_words = -(-self._tokenizer.vocab_size // 32)
-        ours = np.zeros(self.mask_words * 32, np.uint8)
-        ours[:vocab_size] = [bool(text) for text in self.texts]
-        ours[sorted(self.eos_ids)] = 1
-        self.known = np.packbits(ours, bitorder="little").view(np.uint32)
         self._trial: Trial | None = None
 
     def compile(self, grammar: Grammar) -> _Compiled:

@@ -1,11 +1,13 @@
 """Log probabilities of tokens by the model's own logits, before any penalty, mask or temperature."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from octavo.engine.draw import likeliest
+from octavo.native.library import usable_library
 
 
 @dataclass(frozen=True)
@@ -59,14 +61,20 @@ def continuation_logprobs(
 def _log_sum(logits: NDArray[np.float32]) -> tuple[float, float]:
     """The largest logit, and log sum e^(logit - largest): apart, since their sum may lose all of the second.
 
-    The differences are fp32's: those that matter are small. The sum is fp64's.
+    The differences are fp32's: those that matter are small.
     """
     largest = logits.max()
     if not np.isfinite(largest):
         raise ValueError("the model returned logits that are not numbers")
+    return float(largest), math.log(_weight_sum(logits, float(largest)))
+
+
+def _weight_sum(logits: NDArray[np.float32], largest: float) -> float:
+    if core := usable_library():
+        return core.weight_sum(np.ascontiguousarray(logits), largest)
     with np.errstate(over="ignore"):  # -inf: e to that is 0 as well
-        weights = logits - largest
-    return float(largest), float(np.log(np.exp(weights, out=weights).sum(dtype=np.float64)))
+        weights = logits - np.float32(largest)
+    return float(np.exp(weights, out=weights).sum(dtype=np.float64))
 
 
 def _check_token(token: int, vocab_size: int) -> None:

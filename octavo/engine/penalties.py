@@ -72,4 +72,5 @@ def check_logit_bias(params: SamplingParams, vocab_size: int) -> None:
 
 def _finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Within what fp32 holds; -inf, a token that is ruled out, stays."""
-    return np.clip(values, -_LARGEST, _LARGEST, where=values > -np.inf, out=values)
+    np.minimum(values, _LARGEST, out=values)
+    return np.maximum(values, -_LARGEST, where=values > -np.inf, out=values)

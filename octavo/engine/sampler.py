@@ -1,7 +1,6 @@
 """Choose a request's next token from its logits: penalties, bias, a grammar's mask, then greedy or a seeded draw."""
 
 from collections.abc import Sequence
-from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +8,7 @@ from numpy.typing import NDArray
 from octavo.config import SamplingParams
 from octavo.engine.draw import draw
 from octavo.engine.penalties import Penalties, check_logit_bias
-from octavo.native.library import Library, NativeUnavailable, library
+from octavo.native.library import usable_library
 
 
 class Sampler:
@@ -57,15 +56,15 @@ class Sampler:
         adjusted = logits.copy()
         if self._penalties.active:
             self._penalties.apply(adjusted)
-        if allowed is None:
-            return adjusted
-        masked = np.full_like(adjusted, -np.inf)
-        np.copyto(masked, adjusted, where=allowed)  # a fifth of what np.where takes
-        return masked
+        if allowed is not None:
+            # 0 where allowed, else -inf: a tenth of what np.where or np.copyto take for a mask without long runs
+            with np.errstate(divide="ignore"):
+                adjusted += 1 - 1 / allowed.astype(np.float32)
+        return adjusted
 
     def _draw(self, logits: NDArray[np.float32], best: int) -> int:
         # one draw a token, by inversion: the number of random values used never depends on the logits
-        drawn, params, core = self._random.random(), self._params, _core()
+        drawn, params, core = self._random.random(), self._params, usable_library()
         if core is None:
             return draw(logits, params, drawn)
         logits, largest = np.ascontiguousarray(logits), float(logits[best])
@@ -75,11 +74,3 @@ class Sampler:
 def _seeds(seed: int | None, choice: int) -> np.random.SeedSequence:
     """Choice 0 has the seed itself; the others' sequences are its children, independent of it and of each other."""
     return np.random.SeedSequence(seed, spawn_key=(choice,) if choice else ())
-
-
-@cache
-def _core() -> Library | None:
-    try:
-        return library()
-    except NativeUnavailable:
-        return None

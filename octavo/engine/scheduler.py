@@ -22,6 +22,7 @@ from octavo.engine.radix import Tokens, common_prefix
 from octavo.engine.runner import PAGE_TOKENS
 from octavo.errors import UserError
 
+MAX_DRAFT = 16  # tokens guessed at once
 LOGIT_ROWS = 128  # of one sequence in a step: with 200,000 tokens a vocabulary, 100 MB
 NEAR = PAGE_TOKENS  # tokens so few that it is not worth a snapshot, or waiting, to have them from the prefix cache
 
@@ -33,8 +34,8 @@ class Memory(Protocol):
         """Copy a page's keys and values."""
         ...
 
-    def save(self, slot: int) -> Snapshot:
-        """The states of a slot."""
+    def save(self, slot: int, exact: bool = False) -> Snapshot:
+        """The states of a slot, `exact` even where snapshots are compressed."""
         ...
 
     def restore(self, slot: int, states: Any, tokens: int) -> None:
@@ -49,7 +50,8 @@ class Sequence:
     ids: prompt and answer so far; the first `prompt_tokens` of them were given. most: the length it may reach.
     first_wanted: the position from which on rows of results are still owed, at most `most_rows` in a step; what lies
     before may come from the prefix cache. marks: lengths after which a snapshot of the states is worth keeping.
-    -1 among the pages: let go of, behind the sliding window.
+    -1 among the pages: let go of, behind the sliding window. draft: tokens that may follow `ids`, as a guess: rows for
+    them are computed too, and what was guessed wrong is forgotten.
     """
 
     ids: list[int]
@@ -64,11 +66,18 @@ class Sequence:
     pages: list[int] = field(default_factory=list)
     slot: int = -1
     let_in: bool = False
+    draft: list[int] = field(default_factory=list)
+    before_draft: "tuple[int, Snapshot | None] | None" = None  # tokens computed, and the states after them
 
     @property
     def left(self) -> int:
-        """Tokens that are not computed yet; 1 while it decodes."""
+        """Tokens that are not computed yet; 1 while it decodes, a few more after a wrong guess."""
         return len(self.ids) - self.computed
+
+    @property
+    def decodes(self) -> bool:
+        """Whether its prompt is computed, and it goes on token by token."""
+        return self.left == 1 or (self.computed >= self.prompt_tokens and self.left <= MAX_DRAFT + 1)
 
     @property
     def most_cached(self) -> int:
@@ -82,11 +91,12 @@ class Sequence:
 
 @dataclass(frozen=True)
 class Share:
-    """A sequence's part of a step: `count` tokens from position `start` on."""
+    """A sequence's part of a step: `count` tokens from position `start` on, of which the last `draft` are a guess."""
 
     sequence: Sequence
     start: int
     count: int
+    draft: int = 0
 
 
 class Scheduler:
@@ -137,8 +147,8 @@ class Scheduler:
 
     def plan(self) -> list[Share]:
         """The next step's shares, and memory for them; none when there is nothing to do."""
-        decoding = [each for each in list(self.running) if each.left == 1 and self._grow(each, 1)]
-        shares = [Share(each, each.computed, 1) for each in decoding]
+        decoding = [each for each in list(self.running) if each.decodes and self._grow(each, each.left)]
+        shares = [self._decoding_share(each) for each in decoding if each.let_in]
         self._let_in()
         rows = self.options.step_tokens_beside if shares else self.options.step_tokens
         prompts = sorted((each for each in self.running if each not in decoding), key=self._longest_chunk)
@@ -151,13 +161,48 @@ class Scheduler:
         return [share for share in shares if share.sequence.let_in]  # some may have had to give way to others
 
     def advance(self, shares: Iterable[Share]) -> None:
-        """Note that a step was computed: its tokens are in memory now."""
+        """Note that a step was computed: its tokens are in memory now, guesses apart."""
         for share in shares:
             sequence = share.sequence
-            sequence.computed += share.count
-            if sequence.computed in sequence.marks or (share.count > 1 and not self._needs_states):
+            sequence.computed += share.count - share.draft
+            if sequence.computed in sequence.marks or (share.start < sequence.prompt_tokens and not self._needs_states):
                 self._keep(sequence)
-            self._let_go(sequence)
+            if not share.draft:  # else it may have to go back
+                self._let_go(sequence)
+
+    def settle(self, shares: Iterable[Share]) -> None:
+        """Note which guesses were right, now that the sequences have their new tokens; undo the others."""
+        for share in shares:
+            if share.draft and share.sequence.let_in:
+                self._settle(share.sequence, share.start + share.count)
+
+    def _settle(self, sequence: Sequence, ahead: int) -> None:
+        """ahead: tokens in memory, guesses included."""
+        assert sequence.before_draft is not None
+        computed, states = sequence.before_draft
+        sequence.before_draft = None
+        right = min(ahead, len(sequence.ids) - 1)  # the last token was chosen, but not computed
+        if self._needs_states and right < ahead:  # states cannot go back; the tokens in between are computed again
+            self.memory.restore(sequence.slot, states, computed)
+            right = computed
+        sequence.computed = right
+        self._let_go(sequence)
+
+    def _decoding_share(self, sequence: Sequence) -> Share:
+        """A decoding sequence's share, with as much of its draft as there is room for without anybody giving way."""
+        draft = sequence.draft[: max(0, sequence.most - len(sequence.ids) - 1)]
+        end = len(sequence.ids) + len(draft)
+        missing = -(-end // PAGE_TOKENS) - len(sequence.pages)
+        if missing > 0 and draft:
+            if self.cache.make_room(missing):
+                sequence.pages += self.pool.take(missing)
+            else:
+                draft = []
+        sequence.draft = draft
+        if draft:
+            states = self.memory.save(sequence.slot, exact=True) if self._needs_states else None
+            sequence.before_draft = (sequence.computed, states)
+        return Share(sequence, sequence.computed, sequence.left + len(draft), len(draft))
 
     # ---- who is let in
 
@@ -247,6 +292,7 @@ class Scheduler:
         missing = -(-(sequence.computed + count) // PAGE_TOKENS) - len(sequence.pages)
         while missing > 0 and sequence.let_in and not self.cache.make_room(missing):
             last = self.running[-1]
+            last.before_draft = None  # this step's guess was not computed yet
             self._stop(last, keep=True)
             self.waiting.appendleft(last)
             self.preemptions += 1
@@ -275,6 +321,8 @@ class Scheduler:
             self.cache.keep(ids, sequence.pages, sequence.tenant, self.memory.save(sequence.slot))
 
     def _stop(self, sequence: Sequence, keep: bool) -> None:
+        if sequence.before_draft is not None:
+            self._settle(sequence, sequence.computed + len(sequence.draft))
         if keep:
             self._keep(sequence)
         self._release(sequence)

@@ -42,10 +42,10 @@ class RunnerMemory:
         """Copy a page's keys and values."""
         self._runner.copy_page(source, target)
 
-    def save(self, slot: int) -> "NDArray[np.float32] | Compressed":
-        """The states of a slot."""
+    def save(self, slot: int, exact: bool = False) -> "NDArray[np.float32] | Compressed":
+        """The states of a slot, `exact` even where snapshots are compressed."""
         states = self._runner.read_states(slot)
-        return Compressed.of(states) if self._compress else states
+        return Compressed.of(states) if self._compress and not exact else states
 
     def restore(self, slot: int, states: Any, tokens: int) -> None:
         """Put states back, those after `tokens` tokens."""

@@ -99,6 +99,7 @@ class Library:
         c.octavo_crc32c.restype, c.octavo_crc32c.argtypes = c_uint32, [c_void_p, c_int64, c_uint32]
         c.octavo_read_bandwidth.restype = c_double
         c.octavo_read_bandwidth.argtypes = [c_void_p, c_int64, c_int32]
+        c.octavo_weight_sum.restype, c.octavo_weight_sum.argtypes = c_double, [c_void_p, c_int64, c_float]
         c.octavo_draw.restype = c_int32
         c.octavo_draw.argtypes = [c_void_p, c_int64, c_float, c_double, c_int64, c_double, c_double, c_double]
         c.octavo_open.argtypes = [POINTER(Model), POINTER(Memory), c_int32, POINTER(c_void_p)]
@@ -177,6 +178,13 @@ class Library:
         _contiguous(data)
         return float(self._c.octavo_read_bandwidth(data.ctypes.data, data.nbytes, threads))
 
+    def weight_sum(self, logits: NDArray[np.float32], largest: float) -> float:
+        """The sum of e^(logit - largest), right to some 1e-7 of itself.
+
+        logits: fp32 [vocab]; largest: the largest of them, finite. Raises ValueError for another dtype or shape.
+        """
+        return float(self._c.octavo_weight_sum(_row(logits), len(logits), largest))
+
     def draw(
         self,
         logits: NDArray[np.float32],
@@ -192,12 +200,9 @@ class Library:
         logits: fp32 [vocab], no NaN; largest: the largest of them, finite; temperature above 0. Raises ValueError for
         arrays and numbers that are none of that where it shows, and MemoryError.
         """
-        if logits.dtype != np.float32 or logits.ndim != 1 or not 0 < len(logits) < 2**31:
-            raise ValueError(f"logits are {logits.dtype} {list(logits.shape)}: they must be fp32 and of one dimension")
+        at = _row(logits)
         if not (0.0 <= drawn < 1.0 and temperature > 0.0 and top_k >= 0 and math.isfinite(largest)):
             raise ValueError(f"drawn {drawn}, temperature {temperature}, top_k {top_k}, largest {largest}")
-        _contiguous(logits)
-        at = logits.ctypes.data
         token = int(self._c.octavo_draw(at, len(logits), largest, temperature, top_k, top_p, min_p, drawn))
         if token == -1:
             raise ValueError(f"no logit is {largest} or a finite number below it")
@@ -225,6 +230,14 @@ class Library:
             raise (MemoryError if status == 1 else RuntimeError)(f"the CPU core: {_FAILURES[status]}")
 
 
+def _row(logits: NDArray[np.float32]) -> int:
+    """Where the logits of a row lie."""
+    if logits.dtype != np.float32 or logits.ndim != 1 or not 0 < len(logits) < 2**31:
+        raise ValueError(f"logits are {logits.dtype} {list(logits.shape)}: they must be fp32 and of one dimension")
+    _contiguous(logits)
+    return logits.ctypes.data
+
+
 def _contiguous(*arrays: NDArray[np.generic]) -> None:
     for array in arrays:
         if not array.flags.c_contiguous:
@@ -246,3 +259,12 @@ def library() -> Library:
     if asked and asked not in loaded.isas:
         raise UserError(f"OCTAVO_ISA is {asked!r}; this machine has {', '.join(loaded.isas)}: choose one, or unset it")
     return loaded
+
+
+@cache
+def usable_library() -> Library | None:
+    """`library()`, or None where there is none: for what numpy can do as well, only slower."""
+    try:
+        return library()
+    except NativeUnavailable:
+        return None

@@ -43,7 +43,7 @@ class Symbols:
     def copy_page(self, source: int, target: int) -> None:
         self._pages[target] = list(self._pages[source])
 
-    def save(self, slot: int) -> States:
+    def save(self, slot: int, exact: bool = False) -> States:
         states = self._slots[slot]
         assert states is not None
         return states
@@ -57,7 +57,7 @@ class Symbols:
         writes: dict[tuple[int, int], int] = {}
         for share in shares:
             pages, end = share.sequence.pages, share.start + share.count
-            after = hashes(share.sequence.ids)
+            after = hashes([*share.sequence.ids, *share.sequence.draft[: share.draft]])
             assert 0 <= share.start < end < len(after)
             for position in range(max(0, share.start - self._window + 1) if self._window else 0, share.start):
                 page = pages[position // PAGE_TOKENS]
@@ -87,8 +87,14 @@ def request(ids: Sequence[int], new: int = 5, tenant: str = "", marks: Sequence[
     return Tokens(list(ids), len(ids), len(ids) + new, len(ids) - 1, tenant, set(marks))
 
 
-def run_step(planner: Scheduler, next_token: int = 7) -> list[Share]:
-    """Plan, compute, advance; every sequence whose last row was computed gets a token, or ends."""
+def run_step(planner: Scheduler, next_token: int = 7, guesses: Sequence[bool] = ()) -> list[Share]:
+    """Plan, compute, advance; every sequence whose last row was computed gets a token, or ends.
+
+    guesses: what sequences that decode guess ahead, by whether the guess is right.
+    """
+    for sequence in planner.running:
+        if sequence.decodes:
+            sequence.draft = [next_token if right else next_token + 1 for right in guesses]
     shares = planner.plan()
     if not shares:
         return shares
@@ -97,10 +103,15 @@ def run_step(planner: Scheduler, next_token: int = 7) -> list[Share]:
     for share in shares:
         sequence = share.sequence
         if sequence.let_in and sequence.left == 0:
-            sequence.first_wanted = len(sequence.ids)
-            sequence.ids.append(next_token)
+            for guessed in [*sequence.draft[: share.draft], None]:
+                sequence.ids.append(next_token)
+                sequence.first_wanted = len(sequence.ids) - 1
+                if guessed != next_token or len(sequence.ids) >= sequence.most:
+                    break
             if len(sequence.ids) >= sequence.most:
                 planner.remove(sequence)
+    planner.settle(shares)
+    assert not any(sequence.before_draft for sequence in planner.running)
     return shares
 
 

@@ -7,6 +7,8 @@ import torch
 from octavo.engine.draw import likeliest
 from octavo.engine.logprobs import TokenLogprob, continuation_logprobs, log_probabilities
 
+pytestmark = pytest.mark.usefixtures("draws_by")
+
 
 def rows(vocab: int, spread: float, count: int = 4) -> np.ndarray:
     random = np.random.default_rng(vocab)

@@ -8,6 +8,7 @@ from octavo.engine.draw import candidates, draw
 from octavo.engine.sampler import Sampler
 from octavo.errors import UsageError
 
+pytestmark = pytest.mark.usefixtures("draws_by")
 LOGITS = np.array([2.0, -1.0, 0.5, 3.0, 3.0, -9.0], np.float32)
 
 

@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 
 from octavo.config import SamplingParams
-from octavo.engine import sampler as sampler_module
 from octavo.engine.sampler import Sampler
-from octavo.native.library import NativeUnavailable, library
 from tests.engine.sampling import exact, unlikely
 
 LOGITS = np.array([2.0, -1.0, 0.5, 3.0, 3.0, -9.0, 1.5, 2.5, -0.5, 1.0, 0.0, 2.2], np.float32)
@@ -40,17 +38,6 @@ CASES = [
 ]  # fmt: skip
 
 
-@pytest.fixture(params=["native", "numpy"])
-def core(request, monkeypatch) -> None:
-    """Draws by the CPU core, and by numpy where there is none."""
-    if request.param == "numpy":
-        return monkeypatch.setattr(sampler_module, "_core", lambda: None)
-    try:
-        library()
-    except NativeUnavailable as error:
-        pytest.skip(str(error))
-
-
 def params_of(case: dict, **more: object) -> SamplingParams:
     settings = {"temperature": 1.0} | {name: value for name, value in case.items() if name != "allowed"}
     return SamplingParams(**settings, **more)
@@ -64,7 +51,7 @@ def draw(case: dict, seed: int) -> int:
     return sampler.choose(LOGITS, np.array(case["allowed"]) if "allowed" in case else None)
 
 
-@pytest.mark.usefixtures("core")
+@pytest.mark.usefixtures("draws_by")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(case))
 def test_draws_follow_the_exact_probabilities(case) -> None:
     counts = np.bincount([draw(case, seed) for seed in range(DRAWS)], minlength=12).tolist()
@@ -80,7 +67,7 @@ def test_draws_follow_the_exact_probabilities(case) -> None:
     assert seen >= min(2, len(case))
 
 
-@pytest.mark.usefixtures("core")
+@pytest.mark.usefixtures("draws_by")
 @pytest.mark.parametrize(
     "case", [CASES[-2], CASES[-2] | {"allowed": ALLOWED, "top_k": 6}, {"frequency_penalty": 0.4, "min_p": 0.1}]
 )

@@ -38,10 +38,10 @@ class Traffic(RuleBasedStateMachine):
         if len(ids) + new <= self.pages * 32:
             self.planner.add(request(ids, new, tenant, marks))
 
-    @rule(count=st.integers(1, 12), token=st.integers(0, 3))
-    def step(self, count: int, token: int) -> None:
+    @rule(count=st.integers(1, 12), token=st.integers(0, 3), guesses=st.lists(st.booleans(), max_size=5))
+    def step(self, count: int, token: int, guesses: list[bool]) -> None:
         for _ in range(count):
-            run_step(self.planner, token)
+            run_step(self.planner, token, guesses)
 
     @rule(choice=st.integers(0, 100), keep=st.booleans())
     def cancel(self, choice: int, keep: bool) -> None:
@@ -84,7 +84,7 @@ def test_ten_thousand_requests_leave_nothing(slots: int, pages: int) -> None:
             if sequence.let_in or sequence in planner.waiting:
                 planner.remove(sequence, keep=bool(random.integers(2)))
         while len(planner.waiting) > 20:
-            run_step(planner, int(random.integers(4)))
+            run_step(planner, int(random.integers(4)), (random.random(random.integers(4)) < 0.6).tolist())
         if number % 500 == 0:
             check_books(planner)
     run(planner)

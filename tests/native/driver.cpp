@@ -198,6 +198,14 @@ void draws() {
                             require(top_k != 1 || logits[token] == largest, "a greedy draw");
                         }
                     }
+    const Block<float> tiny(33, 1e-39f);
+    tiny[3] = 0.0f;
+    require(octavo_draw(tiny.get(), 33, 0.0f, 1.0, 0, 0.9, 0.0, 0.5) >= 0, "a draw above the largest");
+    const Block<float> row = noise(1000, 2.0f);
+    const float largest = *std::max_element(row.get(), row.get() + row.count);
+    double weights = 0.0;
+    for (int64_t i = 0; i < row.count; i++) weights += std::exp(double(row[i]) - largest);
+    require(std::fabs(octavo_weight_sum(row.get(), row.count, largest) / weights - 1.0) < 1e-6, "a sum of weights");
     const Block<float> nothing(33, -float(infinity)), wrong(33, 5.0f);
     require(octavo_draw(nothing.get(), 33, 0.0f, 1.0, 0, 1.0, 0.0, 0.5) == -1, "a draw from nothing");
     require(octavo_draw(wrong.get(), 33, 2.0f, 1.0, 0, 0.9, 0.0, 0.5) == -1, "a draw below the largest");

@@ -38,6 +38,7 @@ def test_weights_and_their_sum(inverse) -> None:
         exact = ((x - 16.0) * torch.tensor(inverse)).double().exp()
         torch.testing.assert_close(weights.double(), exact, rtol=3e-7, atol=1e-37)
         assert total == pytest.approx(exact.sum().item(), rel=3e-7)
+        assert inverse != 1.0 or library().weight_sum(x.numpy(), 16.0) == total
 
 
 def test_within() -> None:
@@ -95,6 +96,8 @@ def test_what_cannot_be_drawn_from_is_refused() -> None:
     for logits in (good.astype(np.float64), good[None], good[:0], good[::2]):
         with pytest.raises(ValueError, match="logits are|contiguous"):
             core.draw(logits, 0.0, 1.0, 0, 1.0, 0.0, 0.5)
+        with pytest.raises(ValueError, match="logits are|contiguous"):
+            core.weight_sum(logits, 0.0)
     usual = {"largest": 0.0, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "drawn": 0.5}
     for change in ({"largest": np.nan}, {"largest": np.inf}, {"temperature": 0.0}, {"temperature": np.nan},
                    {"top_k": -1}, {"drawn": 1.0}, {"drawn": -0.1}):  # fmt: skip

@@ -87,6 +87,8 @@ uint32_t octavo_crc32c(const uint8_t *data, int64_t bytes, uint32_t crc);
 const void *octavo_kernels(int64_t *bytes);
 double octavo_read_bandwidth(const uint8_t *data, int64_t bytes, int32_t threads);   // bytes a second
 
+// The sum of e^(logit - largest), right to some 1e-7 of itself. largest: the largest logit.
+double octavo_weight_sum(const float *logits, int64_t vocab, float largest);
 // The token that `drawn` (0 to below 1) falls on among those that the parameters leave (engine/draw.py). largest: the
 // largest logit. -1: there is none that is finite, or `largest` is above them all; -2: no memory.
 int32_t octavo_draw(const float *logits, int64_t vocab, float largest, double temperature, int64_t top_k, double top_p,

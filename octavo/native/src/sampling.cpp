@@ -99,7 +99,7 @@ struct Shells {
             const int64_t found = kernels().within(logits + first, some, how.largest, nearest, farthest, numbers);
             for (int64_t i = 0; i < found; i++) {
                 ids.push_back(int32_t(first) + numbers[i]);
-                depths.push_back(how.largest - logits[ids.back()]);
+                depths.push_back(std::max(0.0f, how.largest - logits[ids.back()]));
             }
         }
         weights.resize(ids.size());
@@ -107,8 +107,8 @@ struct Shells {
         for (size_t i = before; i < ids.size(); i++) total += weights[i];
     }
 
-    // Do they hold all that can matter? everything: the weight of the whole vocabulary; least: the depth down to which
-    // min_p lets tokens be.
+    // Do they, down to `farthest`, hold all that can matter? everything: the weight of the whole vocabulary; least: the
+    // depth down to which min_p lets tokens be.
     bool suffice(const Choice &how, double everything, float farthest, float least) const {
         if (how.top_k) return int64_t(ids.size()) >= how.top_k;
         if (farthest >= least) return true;
@@ -137,7 +137,7 @@ int32_t draw(const float *logits, const Choice &how) {
     // the flatter the distribution, the deeper: its nucleus may lie below what would be deep in a steep one
     const double first = whole ? std::log(everything) : 0.0;
     Shells shells;
-    float nearest = -FLT_TRUE_MIN;   // so that a depth of 0 is past it, and what lies above `largest` is not there
+    float nearest = -FLT_MIN;   // a depth of 0 is past it, also where denormal numbers count as 0
     for (const double pause : {2.0, 4.0, 6.0, 8.0, 11.0, 15.0, 24.0}) {
         const float farthest = float((first + pause) * how.temperature);
         shells.add(logits, how, inverse, nearest, farthest);
@@ -152,6 +152,10 @@ int32_t draw(const float *logits, const Choice &how) {
 
 }   // namespace
 }   // namespace octavo
+
+extern "C" double octavo_weight_sum(const float *logits, int64_t vocab, float largest) {
+    return octavo::kernels().weigh_all(logits, vocab, largest, 1.0f);
+}
 
 extern "C" int32_t octavo_draw(const float *logits, int64_t vocab, float largest, double temperature, int64_t top_k,
                                double top_p, double min_p, double drawn) {
