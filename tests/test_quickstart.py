@@ -17,7 +17,7 @@ from octavo.checkpoint import default_model
 from octavo.checkpoint.source import open_source
 from octavo.cli import main
 from octavo.config import home
-from octavo.engine.open import open_model
+from octavo.engine.engine import Engine
 from octavo.errors import UserError
 from tests.tiny import write_tiny_model
 
@@ -103,8 +103,8 @@ def test_the_command_compares_parent_and_child_and_answers(tmp_path, monkeypatch
         assert not ended.value.code
         answers.append(capsys.readouterr())
     assert "both say" in answers[0].err and "both say" not in answers[1].err and "using" in answers[1].err
-    generator = open_model(tmp_path / "home/tiny-8x1B").generator()
-    assert answers[0].out == answers[1].out == quickstart.answer(generator, "Hello") + "\n"
+    with Engine(tmp_path / "home/tiny-8x1B") as engine:
+        assert answers[0].out == answers[1].out == quickstart.answer(engine, "Hello") + "\n"
 
 
 def test_no_network(tmp_path, monkeypatch, capfd) -> None:

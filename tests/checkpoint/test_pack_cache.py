@@ -130,9 +130,10 @@ def test_abandoned_builds_are_swept_after_a_day(model, tmp_path) -> None:
 
 def test_a_warm_start_imports_no_torch(model) -> None:
     code = (
-        "import sys; from octavo.engine.open import open_model; from octavo.config import SamplingParams\n"
-        f"generator = open_model({str(model)!r}, 4).generator(64)\n"
-        "print(len(generator.complete('Hello', SamplingParams(max_new_tokens=3)).token_ids), 'torch' in sys.modules)"
+        "import sys; from octavo.engine.open import open_model; from octavo import Engine, SamplingParams\n"
+        f"with Engine(open_model({str(model)!r}, 4)) as engine:\n"
+        "    done = engine.complete('Hello', SamplingParams(max_new_tokens=3))\n"
+        "print(len(done.token_ids), 'torch' in sys.modules)"
     )
     for loaded in ("True", "False"):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=200)

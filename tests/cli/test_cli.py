@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from octavo.engine.generate import Generator
 
 from octavo.cli import main
+from octavo.engine.engine import Engine
 from octavo.errors import UserError
 from tests.tiny import write_tiny_model
 
@@ -139,8 +139,8 @@ def test_options_of_generate_reach_it(models, capsys, monkeypatch) -> None:
 
 def test_a_system_prompt_reaches_the_chat(models, capsys, monkeypatch) -> None:
     seen = []
-    original = Generator.stream
-    monkeypatch.setattr(Generator, "stream", lambda self, m, p: seen.append(list(m)) or original(self, m, p))
+    original = Engine.stream
+    monkeypatch.setattr(Engine, "stream", lambda self, m, p: seen.append(list(m)) or original(self, m, p))
     lines = iter(["hello", "/new", "again", "/exit"])
     monkeypatch.setattr("builtins.input", lambda _: next(lines))
     octavo(capsys, "chat", models / "mixture", "--max-new-tokens", 3, "--system", "Be brief.")

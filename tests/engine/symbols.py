@@ -76,7 +76,7 @@ class Symbols:
 
 def scheduler(pages: int, slots: int = 0, window: int | None = None, **options: object) -> Scheduler:
     """A scheduler on a symbolic memory."""
-    chosen = EngineOptions(**{"snapshot_bytes": 8000, "step_tokens": 50, "step_tokens_beside": 20} | options)  # type: ignore[arg-type]
+    chosen = EngineOptions(**{"snapshot_bytes": 8000, "step_tokens": 50, "step_tokens_beside": 20} | options)
     pool = PagePool(pages)
     cache = PrefixCache(pool, Cost(100.0, window), 320, slots > 0, chosen.snapshot_bytes, chosen.prefix_cache)
     return Scheduler(chosen, pool, cache, Symbols(pages, slots, window), slots, window)
@@ -145,5 +145,5 @@ def check_books(planner: Scheduler) -> None:
     assert planner.pool.evictable == int(((held == 0) & (cached > 0)).sum())
     planner.cache.check()
     slots = [sequence.slot for sequence in planner.running if sequence.slot >= 0]
-    assert sorted([*slots, *planner._free_slots]) == list(range(len(planner.memory._slots)))  # type: ignore[attr-defined]
+    assert sorted([*slots, *planner._free_slots]) == list(range(len(planner.memory._slots)))
     assert all(not each.pages and each.slot < 0 and not each.let_in for each in planner.waiting)
