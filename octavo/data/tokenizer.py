@@ -56,6 +56,7 @@ class Tokenizer:
         self.eos_ids: frozenset[int] = frozenset(() if named is None else (named,)).union(*listed)
         added = backend.get_added_tokens_decoder()
         self.special_ids: frozenset[int] = frozenset(index for index, token in added.items() if token.special)
+        self._alone: dict[tuple[int, bool], str] = {}  # texts of single ids
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
 
     @classmethod
@@ -110,7 +111,12 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """The text of `ids`; bytes that are not UTF-8 become U+FFFD, ids without a token nothing."""
-        return str(self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens))
+        if len(ids) != 1:
+            return str(self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens))
+        key = (ids[0], skip_special_tokens)  # streams ask for them with every token, and there are not that many
+        if key not in self._alone:
+            self._alone[key] = str(self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens))
+        return self._alone[key]
 
     def stream(self, skip_special_tokens: bool = True, context: Sequence[int] = ()) -> "TokenStream":
         """An incremental `decode`. `context` are ids before the first one: its text is then what follows theirs."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from octavo.config import SamplingParams
 from octavo.data.stop import StopStrings
 from octavo.data.tokenizer import Tokenizer
+from octavo.engine.draw import Draw
 from octavo.engine.grammar import Matcher
 from octavo.engine.logprobs import TokenLogprob, log_probabilities
 from octavo.engine.lookup import Lookup
@@ -80,8 +81,15 @@ class Answer:
         self._prompt_logprobs: list[TokenLogprob] = []
         self._lookup = Lookup(speculate) if speculate else None
 
-    def take(self, start: int, logits: NDArray[np.float32]) -> bool:
-        """Rows of logits [k, vocab] after the tokens from position `start` on; whether the answer is over.
+    def wish(self, start: int, rows: int, first: int) -> Draw | None:
+        """How its next token is to be drawn from the rows that `take` will get, if nothing but a draw is needed. They
+        are rows `first` and on of all."""
+        known = len(self.sequence.ids) - 1 - start
+        return self._sampler.wish(first + known) if known < rows and self._matcher is None else None
+
+    def take(self, start: int, logits: NDArray[np.float32], token: int | None = None) -> bool:
+        """Rows of logits [k, vocab] after the tokens from position `start` on; whether the answer is over. token: what
+        came of its wish.
 
         Raises ValueError for logits that are not numbers, UserError where a grammar fails.
         """
@@ -95,7 +103,7 @@ class Answer:
             sequence.first_wanted = start + len(logits)
             return False
         before = len(ids)
-        over = self._choose(logits[known])
+        over = self._choose(logits[known], token)
         for row, guessed in zip(logits[known + 1 :], draft, strict=False):
             if over or ids[-1] != guessed:  # the rows from here on are of another text
                 break
@@ -105,9 +113,12 @@ class Answer:
             sequence.draft = self._lookup.guess(ids, guessed, len(ids) - before - 1)
         return over
 
-    def _choose(self, logits: NDArray[np.float32]) -> bool:
+    def _choose(self, logits: NDArray[np.float32], token: int | None = None) -> bool:
         sequence, params, matcher = self.sequence, self._params, self._matcher
-        token = self._sampler.choose(logits, matcher.allowed() if matcher else None)
+        if token is None or token < 0:
+            token = self._sampler.choose(logits, matcher.allowed() if matcher else None)
+        else:
+            self._sampler.note(token)
         logprob = None if params.logprobs is None else log_probabilities(logits, token, params.logprobs)
         first = len(sequence.ids) == sequence.prompt_tokens
         prompt_logprobs = tuple(self._prompt_logprobs) if first and params.prompt_logprobs is not None else None

@@ -11,12 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octavo.engine.batch import make_batch
+from octavo.engine.draw import Draw
 from octavo.engine.runner import Runner, StepResult
 from octavo.engine.scheduler import Scheduler, Share
 from octavo.engine.scheduler import Sequence as Tokens
 from octavo.errors import UserError
 
 logger = logging.getLogger(__name__)
+
+
+WORTH_TOGETHER = 4  # jobs with results in a step, from which on their tokens are drawn by one call
 
 
 class Busy(UserError):
@@ -38,8 +42,13 @@ class Job(Protocol):
         """Gets what the job gives, or the error that ended it; called by the core's thread, and must not block."""
         ...
 
-    def take(self, start: int, rows: NDArray[np.float32]) -> bool:
-        """The rows of the tokens from position `start` on; whether the job is over."""
+    def wish(self, start: int, rows: int, first: int) -> Draw | None:
+        """How its next token is to be drawn from the rows that `take` will get, if nothing but a draw is needed. They
+        are rows `first` and on of all logits."""
+        ...
+
+    def take(self, start: int, rows: NDArray[np.float32], token: int | None = None) -> bool:
+        """The rows of the tokens from position `start` on, and what came of its wish; whether the job is over."""
         ...
 
 
@@ -193,19 +202,31 @@ class Core:
     def _deal_out(self, shares: list[Share], jobs: list[Job], wanted: list[int], result: StepResult) -> None:
         """Give each job its rows."""
         done = {False: 0, True: 0}
+        parcels: list[tuple[Job, int, int, int]] = []  # a job, its first position, its first row, its rows
         for share, job, rows in zip(shares, jobs, wanted, strict=True):
-            if not rows:
-                continue
-            first = done[job.hidden]
-            done[job.hidden] += rows
+            if rows:
+                parcels.append((job, share.start + share.count - rows, done[job.hidden], rows))
+                done[job.hidden] += rows
+        tokens = self._draw_together(parcels, result.logits)
+        for (job, start, first, rows), token in zip(parcels, tokens, strict=True):
             given = (result.hidden if job.hidden else result.logits)[first : first + rows]
             try:
-                over = job.take(share.start + share.count - rows, given)
+                over = job.take(start, given, token)
             except Exception as error:  # noqa: BLE001 - a NaN, a grammar's limit: this request ends, others go on
                 self._fail(job, error)
             else:
                 if over:
                     self._end(job, keep=True)
+
+    def _draw_together(self, parcels: list[tuple[Job, int, int, int]], logits: NDArray[np.float32]) -> list[int | None]:
+        """The tokens that jobs wish drawn, by one call: one by one, that would take longer than all the rest here."""
+        tokens: list[int | None] = [None] * len(parcels)
+        if len(parcels) < WORTH_TOGETHER:
+            return tokens
+        wishes = [job.wish(start, rows, first) for job, start, first, rows in parcels]
+        draws = [wish for wish in wishes if wish]
+        drawn = iter(self.runner.draw(logits, draws) if draws else ())
+        return [next(drawn) if wish else None for wish in wishes]
 
     def _fail(self, job: Job, error: Exception) -> None:
         self._end(job, keep=False)

@@ -5,11 +5,13 @@ C++ (native/src/sampling.cpp), several times as fast. All three order tokens by 
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from octavo.config import SamplingParams
+from octavo.native.library import usable_library
 
 # How many temperatures below the largest a logit may lie to be looked at first; e^-4 is a fiftieth, e^-12 some
 # millionths. A vocabulary has 10^5 entries of which few matter: sorting all would take as long as the model does.
@@ -18,7 +20,21 @@ _SMALLEST_TEMPERATURE = np.float32(1e-30)  # in fp32; the exact one is used for 
 _BLOCKS = 1024  # parts of a vocabulary, of which only the largest entries are compared at first
 
 
-def candidates(logits: NDArray[np.float32], params: SamplingParams) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+class Draw(NamedTuple):
+    """A token to be drawn from row `row` of some logits, with the settings of `SamplingParams`; drawn: 0 to below 1."""
+
+    row: int
+    top_k: int
+    temperature: float
+    top_p: float
+    min_p: float
+    drawn: float
+
+
+Settings = SamplingParams | Draw
+
+
+def candidates(logits: NDArray[np.float32], params: Settings) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Token ids that may be drawn and their probabilities, likeliest first.
 
     Temperature first, then the `top_k` largest (0: all), of those the smallest set whose probability reaches `top_p`
@@ -37,7 +53,21 @@ def candidates(logits: NDArray[np.float32], params: SamplingParams) -> tuple[NDA
     return order[:kept], probabilities[:kept] / probabilities[:kept].sum()
 
 
-def draw(logits: NDArray[np.float32], params: SamplingParams, drawn: float) -> int:
+def draw_row(logits: NDArray[np.float32], how: Draw) -> int:
+    """The token of one draw, by the core where there is one; -1 where the logits, fp32 [vocab], are not numbers."""
+    best = int(logits.argmax())  # a NaN, if there is one
+    if not np.isfinite(logits[best]):
+        return -1
+    if how.temperature == 0.0:
+        return best
+    core = usable_library()
+    if core is None:
+        return draw(logits, how, how.drawn)
+    logits, largest = np.ascontiguousarray(logits), float(logits[best])
+    return core.draw(logits, largest, how.temperature, how.top_k, how.top_p, how.min_p, how.drawn)
+
+
+def draw(logits: NDArray[np.float32], params: Settings, drawn: float) -> int:
     """The candidate at which the summed probabilities, likeliest first, pass `drawn` (0 to below 1).
 
     logits: fp32 [vocab], one of them finite, none NaN; temperature above 0.
@@ -71,14 +101,18 @@ def likeliest(logits: NDArray[np.float32], count: int) -> NDArray[np.int64]:
     return ids[np.argsort(-logits[ids], kind="stable")[:count]]
 
 
-def _all_of(order: NDArray[np.int64], depths: NDArray[np.float32], params: SamplingParams, drawn: float) -> int:
+def _all_of(order: NDArray[np.int64], depths: NDArray[np.float32], params: Settings, drawn: float) -> int:
     token = _pick(order, depths, params, drawn, None)
     assert token is not None  # drawn is below 1, and nothing is left out
     return token
 
 
 def _pick(
-    order: NDArray[np.int64], depths: NDArray[np.float32], params: SamplingParams, drawn: float, total: float | None
+    order: NDArray[np.int64],
+    depths: NDArray[np.float32],
+    params: Settings,
+    drawn: float,
+    total: float | None,
 ) -> int | None:
     """The token, or None if those in `order`, the first of them all, do not tell.
 
@@ -107,7 +141,7 @@ def _depths(logits: NDArray[np.float32]) -> NDArray[np.float32]:
         return logits.max() - logits
 
 
-def _least(params: SamplingParams) -> float:
+def _least(params: Settings) -> float:
     """The depth down to which min_p lets tokens be."""
     return -math.log(params.min_p) * params.temperature
 
@@ -116,7 +150,7 @@ def _sorted(depths: NDArray[np.float32], ids: NDArray[np.int64]) -> NDArray[np.i
     return ids[np.argsort(depths[ids], kind="stable")]
 
 
-def _weights(depths: NDArray[np.float32], params: SamplingParams) -> NDArray[np.float64]:
+def _weights(depths: NDArray[np.float32], params: Settings) -> NDArray[np.float64]:
     with np.errstate(over="ignore"):
         return np.exp(depths.astype(np.float64) / -params.temperature)
 

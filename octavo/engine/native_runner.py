@@ -4,6 +4,7 @@ import ctypes
 import os
 import threading
 import weakref
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from octavo.checkpoint.pack import Pack, PlannedMatrix, plan
 from octavo.config import ModelConfig
+from octavo.engine.draw import Draw
 from octavo.engine.runner import PAGE_TOKENS, StateAges, StepBatch, StepResult, bytes_of_one, check_data, check_number
 from octavo.native.cores import cores
 from octavo.native.library import Batch, Layer, Library, Matrix, Memory, Model, library
@@ -87,6 +89,11 @@ class NativeRunner:
             self._library.step(self._handle, given)
         del flat  # `given` holds addresses in it
         return StepResult(**outputs)
+
+    def draw(self, logits: NDArray[np.float32], draws: Sequence[Draw]) -> list[int]:
+        """See `Runner.draw`."""
+        with self._stepping:
+            return self._library.draw_rows(self._handle, logits, draws)
 
     def copy_page(self, source: int, target: int) -> None:
         """See `Runner.copy_page`."""

@@ -6,7 +6,7 @@ reads and writes what the batch names.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octavo.config import ModelConfig
+from octavo.engine.draw import Draw
 
 _INT64 = np.dtype(np.int64)
 PAGE_TOKENS = 32  # tokens a page holds, in every softmax layer at once
@@ -130,6 +131,10 @@ class Runner(Protocol):
 
     def step(self, batch: StepBatch) -> StepResult:
         """Run the batch; store its keys and values in its pages, its states in its slots; return what it asked for."""
+        ...
+
+    def draw(self, logits: NDArray[np.float32], draws: Sequence[Draw]) -> list[int]:
+        """Tokens drawn from rows of a step's logits [rows, vocab], at once; below 0 where a row's are no numbers."""
         ...
 
     def copy_page(self, source: int, target: int) -> None:

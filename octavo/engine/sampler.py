@@ -6,9 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octavo.config import SamplingParams
-from octavo.engine.draw import draw
+from octavo.engine.draw import Draw, draw_row
 from octavo.engine.penalties import Penalties, check_logit_bias
-from octavo.native.library import usable_library
 
 
 class Sampler:
@@ -34,20 +33,23 @@ class Sampler:
         logits: fp32 [vocab], left as they are; allowed: bool [vocab], what a grammar lets be. Raises ValueError where
         the model's logits are not numbers (NaN, +inf or none finite), and where none of the allowed is finite.
         """
-        best = int(logits.argmax())  # a NaN, if there is one
-        if not np.isfinite(logits[best]):
+        if not np.isfinite(logits.max()):  # NaN, too
             raise ValueError("the model returned logits that are not numbers")
         if allowed is not None or self._penalties.active:
             logits = self._adjusted(logits, allowed)
-            best = int(logits.argmax())
-            if logits[best] == -np.inf:
-                raise ValueError("no token is left: the model gives those that are allowed no chance at all")
-        token = best if self._params.temperature == 0.0 else self._draw(logits, best)
+        token = draw_row(logits, self._draw())
+        if token < 0:
+            raise ValueError("no token is left: the model gives those that are allowed no chance at all")
         self.note(token)
         return token
 
+    def wish(self, row: int) -> Draw | None:
+        """What `choose` would do with this row, for many rows to be drawn from together; None where it does more than
+        draw. Takes the random number: the token that comes of it must be noted, and `choose` not be asked."""
+        return None if self._penalties.active or not self._params.temperature else self._draw(row)
+
     def note(self, token: int) -> None:
-        """Count a token of the answer that `choose` did not choose, one that was given."""
+        """Count a token of the answer that `choose` did not choose."""
         self._penalties.note(token)
 
     def _adjusted(self, logits: NDArray[np.float32], allowed: NDArray[np.bool_] | None) -> NDArray[np.float32]:
@@ -62,13 +64,11 @@ class Sampler:
                 adjusted += 1 - 1 / allowed.astype(np.float32)
         return adjusted
 
-    def _draw(self, logits: NDArray[np.float32], best: int) -> int:
+    def _draw(self, row: int = 0) -> Draw:
         # one draw a token, by inversion: the number of random values used never depends on the logits
-        drawn, params, core = self._random.random(), self._params, usable_library()
-        if core is None:
-            return draw(logits, params, drawn)
-        logits, largest = np.ascontiguousarray(logits), float(logits[best])
-        return core.draw(logits, largest, params.temperature, params.top_k, params.top_p, params.min_p, drawn)
+        params = self._params
+        drawn = self._random.random() if params.temperature else 0.0
+        return Draw(row, params.top_k, params.temperature, params.top_p, params.min_p, drawn)
 
 
 def _seeds(seed: int | None, choice: int) -> np.random.SeedSequence:

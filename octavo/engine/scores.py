@@ -37,7 +37,10 @@ class Score:
         self._tokens: list[float] = []
         self._is_greedy = True
 
-    def take(self, start: int, logits: NDArray[np.float32]) -> bool:
+    def wish(self, start: int, rows: int, first: int) -> None:
+        """No token is chosen here."""
+
+    def take(self, start: int, logits: NDArray[np.float32], token: int | None = None) -> bool:
         """Rows of logits [k, vocab] after the tokens from `start` on; whether all have come. Raises ValueError for
         logits that are not numbers."""
         targets = self._targets[start - self._first :][: len(logits)]
@@ -62,7 +65,10 @@ class Pooled:
         self._sum: NDArray[np.float64] | float = 0.0
         self._rows = 0
 
-    def take(self, start: int, hidden: NDArray[np.float32]) -> bool:
+    def wish(self, start: int, rows: int, first: int) -> None:
+        """No token is chosen here."""
+
+    def take(self, start: int, hidden: NDArray[np.float32], token: int | None = None) -> bool:
         """Rows [k, H] of the tokens from `start` on; whether the text is over. Raises ValueError for a NaN."""
         if not np.isfinite(hidden).all():
             raise ValueError("the model returned hidden states that are not numbers")

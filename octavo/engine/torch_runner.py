@@ -1,6 +1,7 @@
 """The reference runner: the PyTorch decoder over paged keys and values, on any device and in any dtype."""
 
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from octavo.engine.draw import Draw, draw_row
 from octavo.engine.runner import PAGE_TOKENS, StateAges, StepBatch, StepResult, bytes_of_one, check_data, check_number
 from octavo.models.decoder import Decoder
 from octavo.models.moe import Routing
@@ -74,6 +76,10 @@ class TorchRunner:
         return StepResult(logits.float().cpu().numpy(), hidden.cpu().numpy(), self._expert_counts(out.routings))
 
     @torch.inference_mode()
+    def draw(self, logits: NDArray[np.float32], draws: Sequence[Draw]) -> list[int]:
+        """See `Runner.draw`."""
+        return [draw_row(logits[how.row], how) for how in draws]
+
     def copy_page(self, source: int, target: int) -> None:
         """See `Runner.copy_page`."""
         for page in (source, target):

@@ -6,6 +6,8 @@ ctypes lets go of the GIL for the length of each call.
 import ctypes
 import math
 import os
+import struct
+from collections.abc import Sequence
 from ctypes import POINTER, c_char_p, c_double, c_float, c_int32, c_int64, c_uint32, c_void_p
 from functools import cache
 from pathlib import Path
@@ -77,6 +79,9 @@ class Batch(ctypes.Structure):
     ]
 
 
+DRAW = struct.Struct("qqdddd")  # OctDraw: row, top_k, temperature, top_p, min_p, drawn
+
+
 class Library:
     """The functions of the compiled core. Arrays are checked here: nothing past this class looks at a shape again."""
 
@@ -86,9 +91,10 @@ class Library:
         except OSError as error:
             raise NativeUnavailable(f"{path}: cannot be loaded ({error})") from None
         self._declare()
-        sizes = (c_int64 * 5)()
+        sizes = (c_int64 * 6)()
         self._c.octavo_sizes(sizes)
-        if list(sizes) != [ctypes.sizeof(kind) for kind in (Matrix, Layer, Model, Memory, Batch)]:
+        known = [ctypes.sizeof(kind) for kind in (Matrix, Layer, Model, Memory, Batch)]
+        if list(sizes) != [*known, DRAW.size]:
             raise NativeUnavailable(f"{path}: was built from other sources; run `python -m octavo.native.build`")
 
     def _declare(self) -> None:
@@ -104,6 +110,8 @@ class Library:
         c.octavo_draw.argtypes = [c_void_p, c_int64, c_float, c_double, c_int64, c_double, c_double, c_double]
         c.octavo_open.argtypes = [POINTER(Model), POINTER(Memory), c_int32, POINTER(c_void_p)]
         c.octavo_step.argtypes = [c_void_p, POINTER(Batch)]
+        c.octavo_draw_rows.restype = None
+        c.octavo_draw_rows.argtypes = [c_void_p, c_void_p, c_int64, c_void_p, c_int64, c_void_p]
         c.octavo_close.restype, c.octavo_close.argtypes = None, [c_void_p]
         for name in ("octavo_isa", "octavo_isas", "octavo_source_hash"):
             getattr(c, name).restype = c_char_p
@@ -219,6 +227,24 @@ class Library:
     def step(self, handle: int, batch: Batch) -> None:
         """One step of a runner. Raises MemoryError; the batch must have been checked."""
         self._check(self._c.octavo_step(handle, batch))
+
+    def draw_rows(
+        self, handle: int, logits: NDArray[np.float32], draws: Sequence[tuple[int, int, float, float, float, float]]
+    ) -> list[int]:
+        """Tokens for `draws` (fields of DRAW) from rows of logits [rows, vocab], on the runner's threads; -1 where a
+        row's logits are not numbers, -2 where there was no memory. Not beside a step.
+
+        Raises ValueError for arrays that are something else; the settings must have been checked.
+        """
+        if logits.dtype != np.float32 or logits.ndim != 2 or not 0 < logits.shape[1] < 2**31:
+            raise ValueError(f"logits are {logits.dtype} {list(logits.shape)}: they must be fp32 and of two dimensions")
+        if not all(0 <= draw[0] < len(logits) for draw in draws):
+            raise ValueError(f"draws ask for rows {[draw[0] for draw in draws]} of {len(logits)}")
+        _contiguous(logits)
+        tokens = np.empty(len(draws), np.int32)
+        packed = b"".join(DRAW.pack(*draw) for draw in draws)
+        self._c.octavo_draw_rows(handle, logits.ctypes.data, logits.shape[1], packed, len(draws), tokens.ctypes.data)
+        return tokens.tolist()
 
     def close(self, handle: int) -> None:
         """End a runner and its threads."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from octavo.engine import logprobs, sampler
+from octavo.engine import draw, logprobs
 from octavo.native.library import usable_library
 
 
@@ -12,5 +12,5 @@ def draws_by(request, monkeypatch) -> None:
     if request.param == "native" and usable_library() is None:
         pytest.skip("there is no CPU core")
     if request.param == "numpy":
-        for module in (logprobs, sampler):
+        for module in (logprobs, draw):
             monkeypatch.setattr(module, "usable_library", lambda: None)

@@ -82,4 +82,10 @@ const Kernels &kernels();   // those in use
 
 bool has_avx2(), has_avx512_vnni();   // can this machine run those kernels? x86-64 only
 
+// sampling.cpp: one of octavo_draw_rows.
+int32_t draw_from(const float *logits, int64_t vocab, const OctDraw &how);
+
+// sampling.cpp: one of octavo_draw_rows.
+int32_t draw_from(const float *logits, int64_t vocab, const OctDraw &how);
+
 }   // namespace octavo

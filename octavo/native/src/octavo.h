@@ -67,9 +67,15 @@ struct OctBatch {
     int64_t *expert_counts;           // [layers, experts], added to
 };
 
+// A token to be drawn from a row of logits, or its largest where the temperature is 0 (engine/draw.py).
+struct OctDraw {
+    int64_t row, top_k;
+    double temperature, top_p, min_p, drawn;
+};
+
 struct OctRunner;
 
-void octavo_sizes(int64_t sizes[5]);                  // of the five structures above, in their order
+void octavo_sizes(int64_t sizes[6]);                  // of the six structures above, in their order
 const char *octavo_source_hash(void);                 // of the sources this library was built from
 const char *octavo_isa(void);                         // the kernels in use: portable, avx2, avx512
 OctStatus octavo_use_isa(const char *name);           // choose among octavo_isas; not while a runner exists
@@ -96,6 +102,10 @@ int32_t octavo_draw(const float *logits, int64_t vocab, float largest, double te
 
 OctStatus octavo_open(const OctModel *model, const OctMemory *memory, int32_t threads, OctRunner **runner);
 OctStatus octavo_step(OctRunner *runner, const OctBatch *batch);
+// Tokens drawn from logits [.., vocab], on the runner's threads. -1: a row has NaN, infinity or nothing finite; -2: no
+// memory.
+void octavo_draw_rows(OctRunner *runner, const float *logits, int64_t vocab, const OctDraw *draws, int64_t count,
+                      int32_t *tokens);
 void octavo_close(OctRunner *runner);
 }
 #pragma GCC visibility pop

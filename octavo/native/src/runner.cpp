@@ -144,9 +144,10 @@ template <class Body> OctStatus guarded(const Body &body) {
 
 }   // namespace
 
-extern "C" void octavo_sizes(int64_t sizes[5]) {
+extern "C" void octavo_sizes(int64_t sizes[6]) {
     sizes[0] = sizeof(OctMatrix), sizes[1] = sizeof(OctLayer), sizes[2] = sizeof(OctModel);
     sizes[3] = sizeof(OctMemory), sizes[4] = sizeof(OctBatch);
+    sizes[5] = sizeof(OctDraw);
 }
 
 extern "C" OctStatus octavo_open(const OctModel *model, const OctMemory *memory, int32_t threads, OctRunner **runner) {
@@ -155,6 +156,13 @@ extern "C" OctStatus octavo_open(const OctModel *model, const OctMemory *memory,
 
 extern "C" OctStatus octavo_step(OctRunner *runner, const OctBatch *batch) {
     return guarded([&] { runner->runner.step(*batch); });
+}
+
+extern "C" void octavo_draw_rows(OctRunner *runner, const float *logits, int64_t vocab, const OctDraw *draws,
+                                 int64_t count, int32_t *tokens) {
+    runner->runner.pool().each(count, 1, [&](int64_t i, int) {
+        tokens[i] = draw_from(logits + draws[i].row * vocab, vocab, draws[i]);
+    });
 }
 
 extern "C" void octavo_close(OctRunner *runner) { delete runner; }

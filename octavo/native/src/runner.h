@@ -65,6 +65,7 @@ class Runner {
 public:
     Runner(const OctModel &model, const OctMemory &memory, int threads);
     void step(const OctBatch &batch);
+    Pool &pool() { return pool_; }
 
 private:
     // attention.cpp
