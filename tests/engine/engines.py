@@ -52,7 +52,7 @@ class Stepper:
         wait_until(lambda: self.at_the_door > 0)
         goal = self.at_the_door + count
         self._let_through.release(count)
-        wait_until(lambda: self.at_the_door >= goal)
+        wait_until(lambda: self.at_the_door == goal)
 
     def open(self) -> None:
         """Let every step through from now on."""
