@@ -174,9 +174,11 @@ def test_leaving_an_event_loop_ends_the_request_and_disturbs_no_other(engine, mo
             wait_until(lambda: engine.statistics().waiting == 1)
             stepper.let(2)
 
-        if when == "in the middle":
-            threading.Thread(target=let_it_begin).start()
+        stepping = threading.Thread(target=let_it_begin if when == "in the middle" else lambda: None)
+        wait_until(lambda: stepper.at_the_door == 1)
+        stepping.start()
         asyncio.run(leave())
+        stepping.join()
     wait_until(lambda: other.qsize() == 40)
     wait_until(lambda: pages_free(engine) == engine.runner.num_pages)
     assert engine.statistics().tokens < 100 and not caplog.records
