@@ -6,17 +6,25 @@ from typing import Annotated
 import typer
 
 from octavo.cli.terminal import (
+    Choice,
     Device,
     Dtype,
+    FrequencyPenalty,
+    JsonSchema,
     MaxNewTokens,
+    MinP,
     Model,
+    PresencePenalty,
     Quant,
+    Regex,
+    RepetitionPenalty,
     Seed,
     Stop,
     Temperature,
     TopK,
     TopP,
     load_model,
+    parse_grammar,
 )
 from octavo.config import SamplingParams
 
@@ -29,8 +37,15 @@ def run(
     temperature: Temperature = 0.0,
     top_k: TopK = 0,
     top_p: TopP = 1.0,
+    min_p: MinP = 0.0,
+    repetition_penalty: RepetitionPenalty = 1.0,
+    presence_penalty: PresencePenalty = 0.0,
+    frequency_penalty: FrequencyPenalty = 0.0,
     seed: Seed = None,
     stop: Stop = None,
+    json_schema: JsonSchema = None,
+    regex: Regex = None,
+    choice: Choice = None,
     quant: Quant = None,
     device: Device = "cpu",
     dtype: Dtype = None,
@@ -44,8 +59,13 @@ def run(
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        presence_penalty=presence_penalty,
+        frequency_penalty=frequency_penalty,
         seed=seed,
         stop=tuple(stop or ()),
+        grammar=parse_grammar(json_schema, regex, choice),
     )
     opened = load_model(model, quant, device, dtype)
     from octavo.engine.engine import Engine

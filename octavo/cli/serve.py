@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from octavo.cli.terminal import Context, Device, Dtype, Model, Quant, load_model, say
+from octavo.cli.terminal import Context, Device, Dtype, MemoryTokens, Model, Quant, load_model, say
 
 if TYPE_CHECKING:
     from socket import socket
 
     from octavo.engine.engine import Engine
+
+MAX_WAITING = 64  # requests in line: one more is told to come again
 
 Host = Annotated[str, typer.Option(help="Address to listen on; only this machine's own, until there are keys.")]
 Port = Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535)]
@@ -22,6 +24,7 @@ def run(
     port: Port = 8000,
     name: Annotated[str | None, typer.Option(help="Name in the API [default: the folder's].")] = None,
     context: Context = 8192,
+    memory_tokens: MemoryTokens = None,
     quant: Quant = None,
     device: Device = "cpu",
     dtype: Dtype = None,
@@ -36,7 +39,7 @@ def run(
 
     listener = listen(host, port)
     opened = load_model(model, quant, device, dtype)
-    with Engine(opened, EngineOptions(context=context)) as engine:
+    with Engine(opened, EngineOptions(context=context, memory_tokens=memory_tokens, max_waiting=MAX_WAITING)) as engine:
         serve_model(engine, name or Path(model).name, listener)
 
 

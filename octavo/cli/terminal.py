@@ -3,17 +3,18 @@
 import json
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from octavo.errors import UsageError
+from octavo.errors import UsageError, UserError
 from octavo.progress import progress_bar
 
 if TYPE_CHECKING:
     import torch
 
-    from octavo.config import FormBits
+    from octavo.config import FormBits, Grammar
     from octavo.engine.open import OpenModel
 
 Model = Annotated[str, typer.Argument(help="A model folder, a GGUF file or a hub name (owner/name).")]
@@ -29,6 +30,17 @@ MaxNewTokens = Annotated[int, typer.Option(help="Most tokens to generate.")]
 Temperature = Annotated[float, typer.Option(help="0 is greedy.")]
 TopK = Annotated[int, typer.Option(help="Draw from the K likeliest tokens only; 0 is off.")]
 TopP = Annotated[float, typer.Option(help="Draw from the likeliest tokens that reach this probability.")]
+MinP = Annotated[float, typer.Option(help="Leave out tokens less likely than this share of the likeliest's; 0 is off.")]
+RepetitionPenalty = Annotated[float, typer.Option(help="Above 1: tokens of the prompt and the answer come less often.")]
+PresencePenalty = Annotated[float, typer.Option(help="Taken from the logits of tokens that the answer has.")]
+FrequencyPenalty = Annotated[float, typer.Option(help="The same, for each time that it has them.")]
+JsonSchema = Annotated[str | None, typer.Option(help="A file with a JSON schema that the answer will match.")]
+Regex = Annotated[str | None, typer.Option(help="A regular expression that the whole answer will match.")]
+Choice = Annotated[list[str] | None, typer.Option(help="The answer is one of these; repeat the option.")]
+MemoryTokens = Annotated[
+    int | None,
+    typer.Option(help="Tokens of all requests and the prefix cache held at once [default: four contexts].", min=1),
+]
 Seed = Annotated[int | None, typer.Option(help="Same seed, same answer.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")]
 Stop = Annotated[list[str] | None, typer.Option(help="End the answer before this text; may be repeated.")]
@@ -75,6 +87,26 @@ def load_model(model: str, quant: str | None, device: str, dtype: str | None) ->
         opened = open_model(model, bits, device, parse_dtype(dtype), progress)
     say(f"{opened.how}")
     return opened
+
+
+def parse_grammar(json_schema: str | None, regex: str | None, choices: list[str] | None) -> "Grammar | None":
+    """What `--json-schema`, `--regex` and `--choice` ask for. Raises UsageError for more than one of them, UserError
+    for a file that cannot be read."""
+    from octavo.config import Grammar
+
+    given = [
+        name for name, value in (("--json-schema", json_schema), ("--regex", regex), ("--choice", choices)) if value
+    ]
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)}: an answer has one form; give one of them")
+    if json_schema:
+        try:
+            return Grammar("json_schema", Path(json_schema).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"--json-schema {json_schema}: cannot be read ({error})") from None
+    if regex:
+        return Grammar("regex", regex)
+    return Grammar("choice", choices=tuple(choices)) if choices else None
 
 
 def _check_device(device: str) -> None:
