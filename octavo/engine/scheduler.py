@@ -68,6 +68,7 @@ class Sequence:
     slot: int = -1
     let_in: bool = False
     draft: list[int] = field(default_factory=list)
+    _array: Tokens = field(default_factory=lambda: np.zeros(0, np.int64), repr=False)
     before_draft: "tuple[int, Snapshot | None] | None" = None  # tokens computed, and the states after them
 
     @property
@@ -86,8 +87,11 @@ class Sequence:
         return min(self.first_wanted, len(self.ids) - 1)
 
     def array(self, end: int | None = None) -> Tokens:
-        """The first tokens, int64."""
-        return np.array(self.ids[:end], np.int64)
+        """The first `end` tokens, by default all: int64, not to be written to."""
+        end = len(self.ids) if end is None else end
+        if end > len(self._array):
+            self._array = np.array(self.ids, np.int64)
+        return self._array[:end]
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,8 @@ class Scheduler:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.preemptions = 0
+        self._refused: Sequence | None = None
+        self._refused_at = 0
 
     def check_fits(self, length: int) -> None:
         """Raise UserError for a sequence that could not reach `length` tokens even if it ran alone."""
@@ -239,13 +245,17 @@ class Scheduler:
     def _find_memory(self, sequence: Sequence) -> bool:
         """Take what the cache knows of a sequence; False, and nothing taken, where the rest would not fit beside those
         that run. A sequence that is alone always fits."""
+        promised = sum(self._missing(each, len(each.ids)) + 1 for each in self.running)
+        spare = self.pool.free + self.pool.evictable - promised
+        if self.running and sequence is self._refused and spare <= self._refused_at:
+            return False
         hit = self.cache.find(sequence.array(), sequence.tenant, sequence.most_cached)
         sequence.pages, sequence.computed = hit.pages, hit.length
         self._let_go(sequence)
-        promised = sum(self._missing(each, len(each.ids)) + 1 for each in self.running)
         wanted = self._missing(sequence, len(sequence.ids) + 1) + (hit.length % PAGE_TOKENS > 0)
         if self.running and wanted + promised > self.pool.free + self.pool.evictable:
             self._release(sequence)
+            self._refused, self._refused_at = sequence, spare  # in vain until there is more
             return False
         if hit.length % PAGE_TOKENS and not self._own_last_page(sequence):
             self._release(sequence)
