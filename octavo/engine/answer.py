@@ -26,7 +26,7 @@ class Piece:
     possible stop string is incomplete.
 
     finish_reason is set on the last piece only. index: which of a request's n answers. logprob: if it was asked for.
-    prompt_logprobs: on the first piece, if they were asked for, one for each token of the prompt but the first.
+    prompt_logprobs: on the first piece of answer 0, if they were asked for: of each token of the prompt but the first.
     """
 
     text: str
@@ -120,7 +120,7 @@ class Answer:
         else:
             self._sampler.note(token)
         logprob = None if params.logprobs is None else log_probabilities(logits, token, params.logprobs)
-        first = len(sequence.ids) == sequence.prompt_tokens
+        first = len(sequence.ids) == sequence.prompt_tokens and self._index == 0
         prompt_logprobs = tuple(self._prompt_logprobs) if first and params.prompt_logprobs is not None else None
         sequence.ids.append(token)
         sequence.first_wanted = len(sequence.ids) - 1
