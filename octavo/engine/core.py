@@ -149,7 +149,7 @@ class Core:
                 self._closed = True
                 self._changed.notify_all()
             for job in [*self._jobs.values(), *self._arrived]:
-                job.emit(error)
+                _tell(job, error)
 
     def _take_orders(self) -> bool:
         """Take in what has arrived, let go of what was cancelled, wait if there is nothing to do; False at the end."""
@@ -206,7 +206,7 @@ class Core:
 
     def _fail(self, job: Job, error: Exception) -> None:
         self._end(job, keep=False)
-        job.emit(error)
+        _tell(job, error)
 
     def _end(self, job: Job, keep: bool) -> None:
         self._cached += max(0, job.sequence.cached)
@@ -214,3 +214,11 @@ class Core:
         self.scheduler.remove(job.sequence, keep)
         with self._changed:
             self._changed.notify_all()
+
+
+def _tell(job: Job, error: Exception) -> None:
+    """Give a job the error that ended it. Who listens may be gone, an event loop closed: others are told even so."""
+    try:
+        job.emit(error)
+    except Exception:  # noqa: BLE001 - whatever a listener raises
+        logger.warning("nobody took note of a request's end: %s", error, exc_info=True)
