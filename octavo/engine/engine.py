@@ -12,6 +12,7 @@ Who does what: `Core` is the thread that computes, `Scheduler` decides who takes
 
 import asyncio
 import queue
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -163,6 +164,7 @@ class Engine:
         def pieces() -> Iterator[Piece]:
             left = params.n
             try:
+                yield Piece("", -1)  # taken below: closing a generator that has not begun would not end the request
                 while left:
                     piece = arrived.get()
                     if isinstance(piece, Exception):
@@ -172,7 +174,9 @@ class Engine:
             finally:
                 ticket.cancel()
 
-        return pieces()
+        begun = pieces()
+        next(begun)
+        return begun
 
     async def stream_async(self, prompt: Prompt, params: SamplingParams, tenant: str = "") -> AsyncIterator[Piece]:
         """`stream` for an event loop, which is never blocked; cancelling the task that reads ends the request."""
@@ -181,9 +185,17 @@ class Engine:
         def emit(piece: Piece | Exception) -> None:
             loop.call_soon_threadsafe(arrived.put_nowait, piece)
 
-        ticket = await asyncio.to_thread(self.submit, prompt, params, emit, tenant)
+        tickets: list[Ticket] = []
+        gone = threading.Event()
+
+        def hand_in() -> None:
+            tickets.append(self.submit(prompt, params, emit, tenant))
+            if gone.is_set():  # cancelled in the meantime: a thread goes on
+                tickets[0].cancel()
+
         left = params.n
         try:
+            await asyncio.to_thread(hand_in)
             while left:
                 piece = await arrived.get()
                 if isinstance(piece, Exception):
@@ -191,7 +203,9 @@ class Engine:
                 left -= piece.finish_reason is not None
                 yield piece
         finally:
-            ticket.cancel()
+            gone.set()
+            for ticket in tickets:
+                ticket.cancel()
 
     def complete(self, prompt: Prompt, params: SamplingParams, tenant: str = "") -> Completion:
         """One answer, whole. Raises UsageError where `params` ask for several: `generate` gives those."""
