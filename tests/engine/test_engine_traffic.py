@@ -10,6 +10,7 @@ import pytest
 from octavo.config import SamplingParams
 from octavo.engine.engine import Engine
 from octavo.engine.open import OpenModel
+from octavo.engine.prompts import Encoded
 from tests.engine.engines import (
     HYBRID,
     Waiter,
@@ -30,9 +31,12 @@ BOUND = 1e-4  # nats that rounding in fp32 may move a log probability
 
 @dataclass
 class Request:
+    """marks: where a hybrid should keep its states, as a chat's turns say; any places will do."""
+
     prompt: list[int]
     params: SamplingParams
     tenant: str
+    marks: tuple[int, ...] = ()
     cancel_after: int | None = None  # pieces; 0: by the thread that submits, at some moment
     waiter: Waiter = field(default_factory=Waiter)
 
@@ -46,6 +50,8 @@ def random_params(random: np.random.Generator, exact: bool) -> SamplingParams:
         own["prompt_logprobs"] = int(random.integers(0, 2))
     if random.random() < 0.3:
         own["n"] = int(random.integers(2, 4))
+    if random.random() < 0.1:
+        own["stop"] = ("e", "xyz")
     if exact and random.random() < 0.6:
         own |= {"temperature": float(random.choice([0.5, 1.0, 2.0])), "seed": int(random.integers(1000))}
         own |= {"top_k": int(random.choice([0, 20])), "top_p": float(random.choice([0.8, 1.0]))}
@@ -67,7 +73,8 @@ def random_requests(count: int, seed: int, exact: bool = True) -> list[Request]:
         prompt = prompt[:150]
         tenant = str(random.choice(["", "", "a"]))
         cancel = int(random.choice([0, 1, 3, 10])) if random.random() < 0.2 else None
-        requests.append(Request(prompt, random_params(random, exact), tenant, cancel))
+        marks = tuple(sorted(set(random.integers(1, len(prompt) + 1, random.integers(0, 4)).tolist()) - {len(prompt)}))
+        requests.append(Request(prompt, random_params(random, exact), tenant, marks, cancel))
     return requests
 
 
@@ -96,8 +103,9 @@ def drive(engine: Engine, requests: list[Request], seed: int) -> Traffic:
     count_calls(engine.core.scheduler.cache, "_shorten", traffic, "evicted")
     count_calls(engine.core.scheduler.cache, "_forget_snapshot", traffic, "forgotten")
     for request in requests:
+        prompt = Encoded(tuple(request.prompt), request.marks)
         request.waiter = submit(
-            engine, request.prompt, request.params, request.tenant, cancel_after=request.cancel_after or None
+            engine, prompt, request.params, request.tenant, cancel_after=request.cancel_after or None
         )
         if request.cancel_after == 0:
             to_cancel.append(request)
@@ -148,6 +156,8 @@ RUNS: list[tuple[str, str, int, dict[str, Any]]] = [
     (HYBRID, "float32", 1, {"step_tokens": 64, "step_tokens_beside": 16, "snapshot_bytes": 21_000}),
     (HYBRID, "int8", 2, {"step_tokens": 7, "step_tokens_beside": 3, "snapshot_bytes": 32_000}),
     (HYBRID, "float32", 2, {"step_tokens": 512, "step_tokens_beside": 100, "snapshot_bytes": 10_500}),
+    (HYBRID, "float32", 1, {"step_tokens": 1, "step_tokens_beside": 1, "snapshot_bytes": 21_000}),
+    ("all lightning", "float32", 1, {"step_tokens": 30, "step_tokens_beside": 10, "snapshot_bytes": 26_000}),
     ("minimax", "int8", 1, {"step_tokens": 40, "step_tokens_beside": 40, "snapshot_bytes": 60_000, "max_running": 9}),
 ]
 
