@@ -18,7 +18,7 @@ from octavo.engine.open import OpenModel
 from octavo.engine.radix import Node
 from octavo.engine.runner import PAGE_TOKENS, StepBatch
 from octavo.engine.scheduler import Sequence as Tokens
-from octavo.errors import UserError
+from octavo.errors import UsageError, UserError
 from tests.engine.engines import (
     HYBRID,
     Waiter,
@@ -251,6 +251,21 @@ def test_small_ones_that_keep_coming_do_not_starve_a_big_one(name: str) -> None:
         for waiter in small:
             waiter.wait()
         assert_nothing_left(engine)
+
+
+def test_params_for_each_prompt() -> None:
+    with engine_on(open_tiny("mixtral")) as engine:
+        prompts = [random_ids(9, seed) for seed in range(3)]
+        params = [greedy(2), greedy(5, n=2, temperature=1.0, seed=1), greedy(3)]
+        answers = engine.generate(prompts, params)
+        assert [len(each.token_ids) for each in answers] == [2, 5, 5, 3]
+        assert [each.index for each in answers] == [0, 0, 1, 0]
+        for wrong in (params[:2], [*params, greedy(1)]):
+            with pytest.raises(UsageError, match=f"params has {len(wrong)} entries for 3 prompts"):
+                engine.generate(prompts, wrong)
+        assert engine.generate([], greedy()) == []
+        with pytest.raises(UsageError, match="n is 2"):
+            engine.complete(prompts[0], params[1])
 
 
 def test_state_bytes_bound_how_many_run() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from octavo.config import SamplingParams
+from octavo.config import Grammar, SamplingParams
 from octavo.engine.engine import Engine
 from octavo.engine.open import OpenModel
 from octavo.engine.prompts import Encoded
@@ -52,6 +52,8 @@ def random_params(random: np.random.Generator, exact: bool) -> SamplingParams:
         own["n"] = int(random.integers(2, 4))
     if random.random() < 0.1:
         own["stop"] = ("e", "xyz")
+    elif random.random() < 0.1:
+        own["grammar"] = Grammar("regex", "[a-z ]{3,20}")
     if exact and random.random() < 0.6:
         own |= {"temperature": float(random.choice([0.5, 1.0, 2.0])), "seed": int(random.integers(1000))}
         own |= {"top_k": int(random.choice([0, 20])), "top_p": float(random.choice([0.8, 1.0]))}
