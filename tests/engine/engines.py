@@ -196,9 +196,12 @@ def until(true: Callable[[], Any], what: str = "it") -> None:
 
 
 def idle(engine: Engine) -> bool:
-    """Whether nothing is under way; only then may the books be read from outside. A sequence leaves the line last."""
+    """Whether nothing is under way; only then may the books be read from outside.
+
+    In the order in which the engine's thread hands a request on: one that has left a place is in the next.
+    """
     core = engine.core
-    return not (core._jobs or core._arrived or core._cancelled or core.scheduler.running or core.scheduler.waiting)
+    return not (core._arrived or core._cancelled or core._jobs or core.scheduler.waiting or core.scheduler.running)
 
 
 def assert_nothing_left(engine: Engine, clear: bool = True) -> None:

@@ -1,6 +1,6 @@
 """Random traffic on real engines: every answer is, bit for bit, what the same request is answered alone."""
 
-import time
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,16 +11,19 @@ from octavo.config import Grammar, SamplingParams
 from octavo.engine.engine import Engine
 from octavo.engine.open import OpenModel
 from octavo.engine.prompts import Encoded
+from octavo.engine.runner import StepBatch
 from tests.engine.engines import (
     HYBRID,
     Waiter,
     assert_nothing_left,
     engine_on,
+    idle,
     open_tiny,
     open_torch,
     oracle,
     random_ids,
     submit,
+    until,
 )
 
 STEMS = [random_ids(110, seed) for seed in range(3)]
@@ -100,27 +103,37 @@ def count_calls(thing: Any, name: str, traffic: Traffic, counter: str) -> None:
 
 
 def drive(engine: Engine, requests: list[Request], seed: int) -> Traffic:
-    """Hand all in, now and then waiting a moment; cancel some; wait for the rest."""
-    random, traffic, to_cancel = np.random.default_rng(seed), Traffic(), []
+    """Hand them in while others are under way and cancel some, both between steps and by lot: the same each time."""
+    random, traffic = np.random.default_rng(seed), Traffic()
+    upcoming, to_cancel = deque(requests), []
     count_calls(engine.core.scheduler.cache, "_shorten", traffic, "evicted")
     count_calls(engine.core.scheduler.cache, "_forget_snapshot", traffic, "forgotten")
-    for request in requests:
+
+    def hand_in() -> None:
+        request = upcoming.popleft()
         prompt = Encoded(tuple(request.prompt), request.marks)
-        request.waiter = submit(
-            engine, prompt, request.params, request.tenant, cancel_after=request.cancel_after or None
-        )
+        cancel_after = request.cancel_after or None
+        request.waiter = submit(engine, prompt, request.params, request.tenant, cancel_after=cancel_after)
         if request.cancel_after == 0:
-            to_cancel.append(request)
-        if to_cancel and random.random() < 0.5:
-            cancelled = to_cancel.pop(random.integers(len(to_cancel))).waiter.ticket
-            assert cancelled is not None
-            cancelled.cancel()
-        if random.random() < 0.3:
-            time.sleep(random.random() * 0.01)
+            to_cancel.append(request.waiter)
+
+    def between_steps(batch: StepBatch) -> None:
+        while upcoming and random.random() < 0.3:
+            hand_in()
+        if to_cancel and random.random() < 0.1:
+            ticket = to_cancel.pop(random.integers(len(to_cancel))).ticket
+            assert ticket is not None
+            ticket.cancel()
+
+    engine.runner.before = between_steps  # type: ignore[attr-defined]
+    while upcoming:
+        until(lambda: idle(engine))
+        if upcoming:
+            hand_in()
+    assert_nothing_left(engine, clear=False)
     for request in requests:
         if request.cancel_after is None:
             request.waiter.wait()
-    assert_nothing_left(engine, clear=False)
     tickets = [request.waiter.ticket for request in requests]
     traffic.cached = sum(ticket.cached_tokens for ticket in tickets if ticket)
     return traffic
@@ -151,16 +164,26 @@ SMALL = {"context": CONTEXT, "memory_tokens": CONTEXT, "max_running": 6}
 RUNS: list[tuple[str, str, int, dict[str, Any]]] = [
     ("mixtral", "float32", 1, {"step_tokens": 64, "step_tokens_beside": 16}),
     ("mixtral", "int8", 2, {"step_tokens": 7, "step_tokens_beside": 3, "max_running": 12}),
-    ("mixtral", "int8", 1, {"step_tokens": 512, "step_tokens_beside": 512, "max_running": 12}),
+    ("mixtral", "int8", 1, {"step_tokens": 512, "step_tokens_beside": 512, "max_running": 12, "memory_tokens": 352}),
     ("mixtral", "float32", 2, {"step_tokens": 33, "step_tokens_beside": 1, "max_running": 5}),
-    ("mistral", "float32", 1, {"step_tokens": 20, "step_tokens_beside": 9, "max_running": 16}),
-    ("many heads", "int8", 2, {"step_tokens": 50, "step_tokens_beside": 30, "max_running": 10}),
-    (HYBRID, "float32", 1, {"step_tokens": 64, "step_tokens_beside": 16, "snapshot_bytes": 21_000}),
+    ("mistral", "float32", 1, {"step_tokens": 20, "step_tokens_beside": 9, "max_running": 16, "memory_tokens": 352}),
+    ("many heads", "int8", 2, {"step_tokens": 50, "step_tokens_beside": 30, "max_running": 10, "memory_tokens": 288}),
+    (
+        HYBRID,
+        "float32",
+        1,
+        {"step_tokens": 64, "step_tokens_beside": 16, "snapshot_bytes": 42_000, "memory_tokens": 416},
+    ),
     (HYBRID, "int8", 2, {"step_tokens": 7, "step_tokens_beside": 3, "snapshot_bytes": 32_000}),
     (HYBRID, "float32", 2, {"step_tokens": 512, "step_tokens_beside": 100, "snapshot_bytes": 10_500}),
     (HYBRID, "float32", 1, {"step_tokens": 1, "step_tokens_beside": 1, "snapshot_bytes": 21_000}),
     ("all lightning", "float32", 1, {"step_tokens": 30, "step_tokens_beside": 10, "snapshot_bytes": 26_000}),
-    ("minimax", "int8", 1, {"step_tokens": 40, "step_tokens_beside": 40, "snapshot_bytes": 60_000, "max_running": 9}),
+    (
+        "minimax",
+        "int8",
+        1,
+        {"step_tokens": 40, "step_tokens_beside": 40, "snapshot_bytes": 90_000, "max_running": 9, "memory_tokens": 352},
+    ),
 ]
 
 
