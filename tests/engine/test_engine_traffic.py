@@ -155,6 +155,8 @@ def assert_as_alone(opened: OpenModel, requests: list[Request]) -> int:
                 assert tuple(piece.logprob for piece in pieces) == expected.logprobs[: len(pieces)]
             if pieces:
                 assert pieces[0].prompt_logprobs == expected.prompt_logprobs
+                if request.params.prompt_logprobs is not None and expected.index == 0:
+                    assert len(expected.prompt_logprobs or ()) == len(request.prompt) - 1
             compared += len(pieces)
     return compared
 
