@@ -237,17 +237,26 @@ def test_a_short_prompt_beside_a_long_one_does_not_wait_for_it() -> None:
 def test_small_ones_that_keep_coming_do_not_starve_a_big_one(name: str) -> None:
     """One that needs all memory, in a line of others: it gets its turn after those before it."""
     with engine_on(open_tiny(name), context=224, memory_tokens=224, max_running=4, step_tokens=64) as engine:
-        done_before: list[int] = []
-        small: list[Waiter] = [submit(engine, random_ids(20, seed), greedy(20)) for seed in range(8)]
-        big = submit(engine, random_ids(200, 99), greedy(24))
-        for seed in range(8, 120):
-            small.append(submit(engine, random_ids(20, seed), greedy(20)))
-            until(lambda: sum(not waiter.over for waiter in small) < 8)
-            if big.over and not done_before:
-                done_before.append(sum(waiter.over for waiter in small))
+        small: list[Waiter] = []
+        at_first: list[int] = []  # how many small ones were over when the big one had its first token
+
+        def keep_coming(batch: StepBatch | None = None) -> None:
+            while sum(not waiter.over for waiter in small) < 8 and len(small) < 120:
+                small.append(submit(engine, random_ids(20, len(small)), greedy(20)))
+
+        keep_coming()
+        big = Waiter()
+
+        def put(piece: Any) -> None:
+            at_first.append(sum(waiter.over for waiter in small))
+            big.put(piece)
+
+        engine.submit(random_ids(200, 99), greedy(24), put)
+        engine.runner.before = keep_coming  # type: ignore[attr-defined]
         big.wait()
-        assert done_before and done_before[0] < 30
+        assert at_first[0] < 20
         assert tuple(big.ids) == oracle(open_tiny(name), random_ids(200, 99), greedy(24))[0].token_ids
+        until(lambda: len(small) == 120)
         for waiter in small:
             waiter.wait()
         assert_nothing_left(engine)

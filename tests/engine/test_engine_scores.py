@@ -73,6 +73,19 @@ def test_log_likelihoods_equal_one_pass(name: str, options: dict[str, Any]) -> N
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("wrong", [0, 3, 7])
+def test_one_token_that_is_not_greedy_is_seen_in_any_step(name: str, wrong: int) -> None:
+    """A continuation of which all tokens but one are what greedy decoding writes there, in steps of two tokens."""
+    ids = random_ids(30, 1)
+    for length in range(8):
+        best = oracle(open_tiny(name), ids, greedy(1))[0].token_ids[0]
+        ids.append(best if length != wrong else (best + 1) % 331)
+    with engine_on(open_tiny(name), step_tokens=2) as engine:
+        found = engine.log_likelihoods([(ids[:30], ids[30:]), (ids[:30], ids[30 : 30 + wrong] or [ids[30]])])
+        assert not found[0].is_greedy and found[1].is_greedy == (wrong > 0)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_context_of_many_continuations_is_computed_once(name: str) -> None:
     """Though they arrive together; all but what NEAR (32 tokens) says is not worth waiting for."""
     context, count, new = random_ids(200, 3), 20, 5
