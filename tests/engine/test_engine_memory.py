@@ -277,6 +277,17 @@ def test_params_for_each_prompt() -> None:
             engine.complete(prompts[0], params[1])
 
 
+def test_who_had_to_give_way_goes_on_from_what_was_computed() -> None:
+    """Two that grow to 130 tokens in 8 pages: at 128 each the second gives way, for two tokens; it loses a page."""
+    prompts = [random_ids(60, seed) for seed in range(2)]
+    with engine_on(open_tiny("mixtral"), context=256, memory_tokens=256) as engine:
+        answers = engine.generate(prompts, greedy(70))
+        assert engine.statistics().preemptions == 1
+        assert 2 * 129 < engine.statistics().tokens <= 2 * 129 + 33
+    for prompt, answer in zip(prompts, answers, strict=True):
+        assert answer.token_ids == oracle(open_tiny("mixtral"), prompt, greedy(70))[0].token_ids
+
+
 def test_state_bytes_bound_how_many_run() -> None:
     """A hybrid's states take 10,368 bytes a sequence: three fit, the others wait."""
     with engine_on(open_tiny(HYBRID), state_bytes=3 * 10_368 + 5) as engine:

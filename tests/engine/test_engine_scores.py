@@ -80,7 +80,7 @@ def test_one_token_that_is_not_greedy_is_seen_in_any_step(name: str, wrong: int)
     for length in range(8):
         best = oracle(open_tiny(name), ids, greedy(1))[0].token_ids[0]
         ids.append(best if length != wrong else (best + 1) % 331)
-    with engine_on(open_tiny(name), step_tokens=2) as engine:
+    with engine_on(open_tiny(name), step_tokens=2, step_tokens_beside=2) as engine:
         found = engine.log_likelihoods([(ids[:30], ids[30:]), (ids[:30], ids[30 : 30 + wrong] or [ids[30]])])
         assert not found[0].is_greedy and found[1].is_greedy == (wrong > 0)
 
