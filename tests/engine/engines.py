@@ -18,7 +18,7 @@ from octavo.engine.engine import Engine, Ticket
 from octavo.engine.native_runner import NativeRunner
 from octavo.engine.open import OpenModel
 from octavo.engine.prompts import Encoded
-from octavo.engine.runner import PAGE_TOKENS, Runner, StepBatch, StepResult
+from octavo.engine.runner import Runner, StepBatch, StepResult
 from octavo.engine.torch_runner import TorchRunner
 from octavo.models import Decoder
 from tests.engine.native import variant
@@ -225,6 +225,3 @@ def greedy(new: int = 8, **changes: Any) -> SamplingParams:
 
 def random_ids(length: int, seed: int) -> list[int]:
     return np.random.default_rng(seed).integers(3, 331, length).tolist()
-
-
-PAGES_OF = {length: -(-length // PAGE_TOKENS) for length in range(1025)}

@@ -1,5 +1,6 @@
 """Taking up what the prefix cache kept: decoding goes on as in one forward pass; where hybrids keep their states."""
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -185,7 +186,10 @@ def test_a_place_where_prompts_part_gets_a_snapshot() -> None:
         hits = [cached_of(engine, stem + random_ids(40, seed))[1] for seed in range(1, 5)]
     assert hits == [0, 0, 123, 123]
     with engine_on(open_tiny(HYBRID), step_tokens=16) as engine:  # together: the first keeps it for the others
+        all_there = threading.Event()
+        engine.runner.before = lambda batch: all_there.wait(60)  # type: ignore[attr-defined]
         waiters = [submit(engine, stem + random_ids(40, seed), greedy(4)) for seed in range(1, 5)]
+        all_there.set()
         tickets = [waiter.wait().ticket for waiter in waiters]
         cached = [ticket.cached_tokens for ticket in tickets if ticket]
         assert cached[0] == 0 and min(cached[1:]) >= 123 - 32
