@@ -1,0 +1,42 @@
+"""What a review of the engine's deciding half found: each of these once went wrong."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from octavo.config import EngineOptions, SamplingParams
+from octavo.data.tokenizer import Tokenizer
+from octavo.engine.engine import Engine
+from octavo.models import Decoder
+from tests.engine.engines import engine_threads
+from tests.tiny import tiny_config, tiny_tokenizer_files
+
+IDS = np.random.default_rng(0).integers(3, 331, 400).tolist()
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    yield
+    assert not engine_threads()
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.from_files(tiny_tokenizer_files(), "tiny")
+
+
+@pytest.fixture
+def engine(tokenizer) -> Iterator[Engine]:
+    decoder = Decoder(tiny_config("mixtral")).initialise(4).eval()
+    with Engine.for_decoder(decoder, tokenizer, EngineOptions(context=256)) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_prompt_logprobs_do_not_change_the_answer(engine, temperature) -> None:
+    params = {"max_new_tokens": 6, "ignore_eos": True, "n": 5, "temperature": temperature, "seed": 1}
+    plain = engine.generate([IDS[:20]], SamplingParams(**params))
+    asked = engine.generate([IDS[:20]], SamplingParams(**params, prompt_logprobs=2))
+    assert [done.token_ids for done in asked] == [done.token_ids for done in plain]
+    assert [each.token for each in asked[0].prompt_logprobs or ()] == IDS[1:20]
