@@ -10,6 +10,7 @@ from octavo.data.tokenizer import Tokenizer
 from octavo.engine.engine import Engine
 from octavo.models import Decoder
 from tests.engine.engines import engine_threads
+from tests.engine.symbols import request, run, run_step, scheduler
 from tests.tiny import tiny_config, tiny_tokenizer_files
 
 IDS = np.random.default_rng(0).integers(3, 331, 400).tolist()
@@ -40,3 +41,17 @@ def test_prompt_logprobs_do_not_change_the_answer(engine, temperature) -> None:
     asked = engine.generate([IDS[:20]], SamplingParams(**params, prompt_logprobs=2))
     assert [done.token_ids for done in asked] == [done.token_ids for done in plain]
     assert [each.token for each in asked[0].prompt_logprobs or ()] == IDS[1:20]
+
+
+def test_no_states_are_kept_that_have_seen_a_guess() -> None:
+    """Another request begins with all that a sequence has, which goes back after a wrong guess and guesses again."""
+    planner = scheduler(60, slots=2, step_tokens=400)
+    first = request(IDS[:40], new=60)
+    planner.add(first)
+    for _ in range(31):
+        run_step(planner)
+    run_step(planner, guesses=[True, False])
+    assert first.decodes and first.left == 3
+    planner.add(request(first.ids + IDS[100:140]))
+    run_step(planner, guesses=[True, False])
+    run(planner)  # the memory fails where states are not those they should be
