@@ -55,3 +55,14 @@ def test_no_states_are_kept_that_have_seen_a_guess() -> None:
     planner.add(request(first.ids + IDS[100:140]))
     run_step(planner, guesses=[True, False])
     run(planner)  # the memory fails where states are not those they should be
+
+
+def test_the_longest_unused_goes_first_and_the_others_not_in_turns() -> None:
+    planner = scheduler(60, step_tokens=400)
+    tokens = np.random.default_rng(1).integers(0, 1000, 70 * 32)
+    stale, used, fresh = tokens[:640], tokens[640:1280], tokens[1280:]
+    for ids in (stale, used, fresh):
+        planner.add(request(ids.tolist(), new=1))
+        run(planner)
+    assert planner.cache.reach(used, "") == len(used)
+    assert planner.cache.reach(stale, "") == len(stale) - 10 * 32  # 10 pages more than there were
