@@ -1,5 +1,7 @@
 """What a review of the engine's deciding half found: each of these once went wrong."""
 
+import os
+import queue
 from collections.abc import Iterator
 
 import numpy as np
@@ -7,9 +9,12 @@ import pytest
 
 from octavo.config import EngineOptions, SamplingParams
 from octavo.data.tokenizer import Tokenizer
+from octavo.engine.answer import Answer, Piece
+from octavo.engine.core import Closed
 from octavo.engine.engine import Engine
+from octavo.engine.scheduler import Sequence
 from octavo.models import Decoder
-from tests.engine.engines import engine_threads
+from tests.engine.engines import engine_threads, stepped, wait_until
 from tests.engine.symbols import request, run, run_step, scheduler
 from tests.tiny import tiny_config, tiny_tokenizer_files
 
@@ -66,3 +71,54 @@ def test_the_longest_unused_goes_first_and_the_others_not_in_turns() -> None:
         run(planner)
     assert planner.cache.reach(used, "") == len(used)
     assert planner.cache.reach(stale, "") == len(stale) - 10 * 32  # 10 pages more than there were
+
+
+def test_an_error_in_one_answer_ends_the_requests_other_answers(engine, monkeypatch) -> None:
+    take = Answer.take
+
+    def second_fails(self: Answer, *given) -> bool:
+        if self._index == 1 and len(self.sequence.ids) > 5:
+            raise ValueError("a NaN")
+        return take(self, *given)
+
+    monkeypatch.setattr(Answer, "take", second_fails)
+    with pytest.raises(ValueError, match="a NaN"):
+        engine.generate([IDS[:3]], SamplingParams(max_new_tokens=200, n=4, ignore_eos=True))
+    wait_until(lambda: engine.statistics().running == 0)
+    assert engine.statistics().tokens < 400  # of 800
+
+
+def test_a_listener_that_leaves_the_program_ends_its_request_alone(engine) -> None:
+    def leaves(piece: Piece | Exception) -> None:
+        raise SystemExit
+
+    other = queue.SimpleQueue[Piece | Exception]()
+    params = SamplingParams(max_new_tokens=8, ignore_eos=True)
+    with stepped(engine):
+        for emit in (other.put, leaves):
+            engine.submit(IDS[:3], params, emit)
+    wait_until(lambda: other.qsize() == 8)
+
+
+def test_a_forked_process_is_told_that_the_engine_is_not_there(engine, monkeypatch) -> None:
+    engine.complete(IDS[:3], SamplingParams(max_new_tokens=1))
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    with pytest.raises(Closed, match="after the fork"):
+        engine.complete(IDS[:3], SamplingParams(max_new_tokens=1))
+
+
+def test_no_cancel_is_lost_that_comes_from_the_engines_own_thread(engine, monkeypatch) -> None:
+    """As the collector of garbage does with an abandoned iterator, at any place."""
+    add, params = engine.core.scheduler.add, SamplingParams(max_new_tokens=200, ignore_eos=True)
+    with stepped(engine) as stepper:
+        ticket = engine.submit(IDS[:3], params, lambda piece: None)
+        wait_until(lambda: stepper.at_the_door == 1)
+
+        def add_and_cancel(sequence: Sequence) -> None:
+            add(sequence)
+            ticket.cancel()
+
+        monkeypatch.setattr(engine.core.scheduler, "add", add_and_cancel)
+        engine.submit(IDS[:4], SamplingParams(max_new_tokens=3, ignore_eos=True), lambda piece: None)
+    wait_until(lambda: engine.statistics().running == 0)
+    assert engine.statistics().tokens < 100
