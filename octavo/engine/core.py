@@ -121,6 +121,8 @@ class Core:
 
     def close(self) -> None:
         """End every job with `Closed`, and the thread, after the step under way. Idempotent."""
+        if os.getpid() != self._owner:
+            return
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -1,7 +1,9 @@
 """What a review of the engine's deciding half found: each of these once went wrong."""
 
+import gc
 import os
 import queue
+import weakref
 from collections.abc import Iterator
 
 import numpy as np
@@ -122,3 +124,16 @@ def test_no_cancel_is_lost_that_comes_from_the_engines_own_thread(engine, monkey
         engine.submit(IDS[:4], SamplingParams(max_new_tokens=3, ignore_eos=True), lambda piece: None)
     wait_until(lambda: engine.statistics().running == 0)
     assert engine.statistics().tokens < 100
+
+
+def test_an_engine_that_nobody_has_any_more_is_closed_but_not_under_a_stream(tokenizer) -> None:
+    decoder = Decoder(tiny_config("mixtral")).initialise(4).eval()
+    params = SamplingParams(max_new_tokens=8, ignore_eos=True)
+    engine = Engine.for_decoder(decoder, tokenizer, EngineOptions(context=64))
+    stream, runner = engine.stream(IDS[:3], params), weakref.ref(engine.runner)
+    del engine
+    gc.collect()
+    assert len(list(stream)) == 8
+    del stream
+    gc.collect()
+    wait_until(lambda: not engine_threads() and runner() is None)
