@@ -13,6 +13,7 @@ Who does what: `Core` is the thread that computes, `Scheduler` decides who takes
 import asyncio
 import queue
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,10 +48,10 @@ ALL_HIDDEN_ROWS = 512  # rows of hidden states in a step: far smaller than logit
 
 
 class Ticket:
-    """A request that was handed in."""
+    """A request that was handed in; it keeps its engine."""
 
-    def __init__(self, core: Core, jobs: Sequence[Job]) -> None:
-        self._core, self._jobs = core, jobs
+    def __init__(self, engine: "Engine", jobs: Sequence[Job]) -> None:
+        self._engine, self._jobs = engine, jobs
         self.prompt_tokens = jobs[0].sequence.prompt_tokens
 
     @property
@@ -60,7 +61,7 @@ class Ticket:
 
     def cancel(self) -> None:
         """End the request after the step under way and give its memory back; harmless when it is over."""
-        self._core.cancel(self._jobs)
+        self._engine.core.cancel(self._jobs)
 
 
 class Engine:
@@ -79,6 +80,8 @@ class Engine:
         self.runner = make_runner(opened, self.options)
         self.core = Core(self.runner, make_scheduler(self.runner, self.options))
         self._grammars = Grammars(self.tokenizer, self.config.vocab_size)
+        # the thread holds the core, not the engine: one that nobody holds any more gives its memory back
+        weakref.finalize(self, self.core.stop)
 
     @classmethod
     def for_decoder(cls, decoder: "Decoder", tokenizer: Tokenizer, options: EngineOptions | None = None) -> "Engine":
@@ -100,6 +103,11 @@ class Engine:
     def close(self) -> None:
         """End every request with an error, and the engine's thread. Idempotent."""
         self.core.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no requests any more: it was closed, or broke down."""
+        return self.core.closed
 
     def statistics(self) -> Statistics:
         """What was done, and what is held now."""
@@ -162,7 +170,7 @@ class Engine:
             )
             answers.append(answer)
         self.core.hand_in(answers, may_wait)
-        return Ticket(self.core, answers)
+        return Ticket(self, answers)
 
     def stream(self, prompt: Prompt, params: SamplingParams, tenant: str = "") -> Iterator[Piece]:
         """The answers piece by piece; closing the iterator ends the request. Raises what `submit` does, at once."""
@@ -305,7 +313,7 @@ class Engine:
 
     def _start(self, job: Job) -> Ticket:
         self.core.hand_in([job], may_wait=True)
-        return Ticket(self.core, [job])
+        return Ticket(self, [job])
 
     def _continuation(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
