@@ -31,7 +31,7 @@ from octavo.engine.grammar import Grammars
 from octavo.engine.open import OpenModel, open_model
 from octavo.engine.pages import PagePool
 from octavo.engine.prefix_cache import Cost, PrefixCache
-from octavo.engine.prompts import Encoded, Prompt, encode
+from octavo.engine.prompts import Encoded, Prompt, encode, encode_pair
 from octavo.engine.runner import PAGE_TOKENS, Runner
 from octavo.engine.sampler import Sampler
 from octavo.engine.scheduler import Scheduler
@@ -243,8 +243,7 @@ class Engine:
         With more than one prompt a progress bar is drawn on a terminal, unless `progress` is given (`silent` shows
         nothing). Raises UserError for the first prompt that cannot be answered; Ctrl-C ends them all.
         """
-        if isinstance(prompts, str):
-            raise TypeError("prompts is a list: for a single text give [text], or use complete()")
+        _refuse_one_text(prompts)
         each = [params or SamplingParams()] * len(prompts) if not isinstance(params, Sequence) else list(params)
 
         tickets: dict[int, Ticket] = {}
@@ -269,10 +268,11 @@ class Engine:
     ) -> list[LogLikelihood]:
         """log p(continuation | context) of many pairs, in their order. What contexts have in common is computed once.
 
-        A context and a continuation in text are tokenised apart, the continuation without special tokens; give ids
-        where they should be otherwise. Raises UserError where a continuation is empty or nothing comes before it.
+        A context and a continuation in text are tokenised as one text, cut where the context's tokens end
+        (`prompts.encode_pair`); give ids where it should be otherwise. Raises UserError where a continuation is empty
+        or no token comes before it.
         """
-        texts = [(list(self.encode(context).ids), self._continuation(text)) for context, text in pairs]
+        texts = [encode_pair(self.tokenizer, context, continuation) for context, continuation in pairs]
         for context, continuation in texts:
             self._check_text(context + continuation, continuation)
 
@@ -288,7 +288,8 @@ class Engine:
         self, prompts: Sequence[Prompt], pooling: Pooling = "last", progress: Progress | None = None, tenant: str = ""
     ) -> NDArray[np.float32]:
         """One vector a prompt, fp32 [len(prompts), H]: its last token's hidden state after the final norm, or the mean
-        over its tokens."""
+        over its tokens. Raises UserError for an empty prompt, and one longer than the context."""
+        _refuse_one_text(prompts)
         if pooling not in ("last", "mean"):
             raise UserError(f"pooling is {pooling!r}: choose last or mean")
         texts = [list(self.encode(prompt).ids) for prompt in prompts]
@@ -315,11 +316,6 @@ class Engine:
         self.core.hand_in([job], may_wait=True)
         return Ticket(self, [job])
 
-    def _continuation(self, prompt: Prompt) -> list[int]:
-        if isinstance(prompt, str):
-            return self.tokenizer.encode(prompt, add_special_tokens=False)
-        return list(self.encode(prompt).ids)
-
     def _check_text(self, ids: list[int], needed: list[int]) -> None:
         if not needed or len(ids) == len(needed) and ids is not needed:
             raise UserError("a text and a context before its continuation need at least one token each")
@@ -330,6 +326,12 @@ class Engine:
     def _check_ids(self, ids: Sequence[int]) -> None:
         if not 0 <= min(ids) <= max(ids) < self.config.vocab_size:
             raise UserError(f"the prompt has token ids outside the model's vocabulary of {self.config.vocab_size}")
+
+
+def _refuse_one_text(prompts: Sequence[Prompt]) -> None:
+    """Each of its characters would be a prompt."""
+    if isinstance(prompts, str | bytes):
+        raise TypeError("prompts is a list: for a single text give [text]")
 
 
 def make_runner(opened: OpenModel, options: EngineOptions) -> Runner:

@@ -85,3 +85,10 @@ def test_a_tenant_that_is_no_string_ends_nobody_else(tenant) -> None:
             with pytest.raises(UsageError, match="tenant is"):
                 ask()
         assert len(engine.complete("abc", FEW).token_ids) == 5
+
+
+def test_a_single_text_is_no_list_of_prompts() -> None:
+    with make_engine() as engine:
+        for ask in (engine.generate, engine.hidden_states):
+            with pytest.raises(TypeError, match="give \\[text\\]"):
+                ask("abc")
