@@ -48,9 +48,10 @@ def encode_pair(tokenizer: Tokenizer, context: Prompt, continuation: Prompt) -> 
     """The token ids of a context and of what is to be scored after it.
 
     Two texts are tokenised as one, as evaluation harnesses do: alone, a continuation gets a space of its own from a
-    SentencePiece tokenizer. They are parted where the context's own tokens end; a token across that border, such as a space
-    that moves from the end of one into the other's first word, counts to the continuation. Only where it is the very
-    first are they tokenised apart, as they are when either is ids or a chat; the continuation without special tokens.
+    SentencePiece tokenizer. They are parted where the context's own tokens end; a token across that border, such as a
+    space that moves from the end of one into the other's first word, counts to the continuation. Only where it is the
+    very first are they tokenised apart, as they are when either is ids or a chat; the continuation without special
+    tokens.
     """
     if isinstance(context, str) and isinstance(continuation, str):
         alone, whole = tokenizer.encode(context), tokenizer.encode(context + continuation)
