@@ -38,7 +38,7 @@ from octavo.engine.scheduler import Scheduler
 from octavo.engine.scheduler import Sequence as Tokens
 from octavo.engine.scores import LogLikelihood, Pooled, Pooling, Score
 from octavo.engine.snapshots import RunnerMemory
-from octavo.errors import UserError
+from octavo.errors import UsageError, UserError
 from octavo.progress import Progress
 
 if TYPE_CHECKING:
@@ -225,6 +225,8 @@ class Engine:
 
     def complete(self, prompt: Prompt, params: SamplingParams, tenant: str = "") -> Completion:
         """One answer, whole. Raises UsageError where `params` ask for several: `generate` gives those."""
+        if params.n > 1:
+            raise UsageError(f"n is {params.n}: complete() gives one answer, generate() several")
         (completion,) = self.generate([prompt], params, tenant=tenant)
         return completion
 
@@ -245,7 +247,8 @@ class Engine:
         """
         _refuse_one_text(prompts)
         each = [params or SamplingParams()] * len(prompts) if not isinstance(params, Sequence) else list(params)
-
+        if len(each) != len(prompts):
+            raise UsageError(f"params has {len(each)} entries for {len(prompts)} prompts: give one for each, or one")
         tickets: dict[int, Ticket] = {}
 
         def start(index: int, done: Done) -> Ticket:
