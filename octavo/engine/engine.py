@@ -30,6 +30,7 @@ from octavo.engine.core import Core, Job, Statistics
 from octavo.engine.grammar import Grammars
 from octavo.engine.open import OpenModel, open_model
 from octavo.engine.pages import PagePool
+from octavo.engine.penalties import check_logit_bias
 from octavo.engine.prefix_cache import Cost, PrefixCache
 from octavo.engine.prompts import Encoded, Prompt, encode, encode_pair
 from octavo.engine.runner import PAGE_TOKENS, Runner
@@ -143,10 +144,8 @@ class Engine:
         Raises UserError for what can never be answered (too long, ids outside the vocabulary, a bad grammar), `Busy`
         when too many requests wait, unless it may wait itself.
         """
-        encoded = self.encode(prompt)
+        encoded = self._prepare(prompt, params)
         ids = encoded.ids
-        self.check_fits(len(ids), params)
-        self._check_ids(ids)
         answers = []
         for index in range(params.n):
             sequence = Tokens(
@@ -243,25 +242,32 @@ class Engine:
         another. params: for all, or one for each.
 
         With more than one prompt a progress bar is drawn on a terminal, unless `progress` is given (`silent` shows
-        nothing). Raises UserError for the first prompt that cannot be answered; Ctrl-C ends them all.
+        nothing). Raises UserError for the first prompt that cannot be answered, before any is begun; Ctrl-C ends them
+        all.
         """
         _refuse_one_text(prompts)
         each = [params or SamplingParams()] * len(prompts) if not isinstance(params, Sequence) else list(params)
         if len(each) != len(prompts):
             raise UsageError(f"params has {len(each)} entries for {len(prompts)} prompts: give one for each, or one")
         tickets: dict[int, Ticket] = {}
+        texts = []
+        for index, (prompt, its) in enumerate(zip(prompts, each, strict=True)):
+            try:
+                texts.append(self._prepare(prompt, its))
+            except UserError as error:
+                raise type(error)(f"prompts[{index}]: {error}" if len(prompts) > 1 else str(error)) from None
 
         def start(index: int, done: Done) -> Ticket:
             gathered = Gathered(each[index].n, done)
-            tickets[index] = self.submit(prompts[index], each[index], gathered.put, tenant, may_wait=True)
+            tickets[index] = self.submit(texts[index], each[index], gathered.put, tenant, may_wait=True)
             return tickets[index]
 
-        answers = run_all(len(prompts), start, self._ahead, "generating", progress)
-        return [
-            completion(pieces, tickets[index].prompt_tokens, tickets[index].cached_tokens)
-            for index, choices in enumerate(answers)
-            for pieces in choices
-        ]
+        def finish(index: int, answers: list[list[Piece]]) -> list[Completion]:
+            ticket = tickets.pop(index)
+            return [completion(pieces, ticket.prompt_tokens, ticket.cached_tokens) for pieces in answers]
+
+        done = run_all(len(prompts), start, self._ahead, "generating", progress, finish)
+        return [answer for answers in done for answer in answers]
 
     def log_likelihoods(
         self,
@@ -309,6 +315,14 @@ class Engine:
         return np.stack(vectors) if vectors else np.zeros((0, self.config.hidden_size), np.float32)
 
     # ---- helpers
+
+    def _prepare(self, prompt: Prompt, params: SamplingParams) -> Encoded:
+        """Its token ids. Raises UserError where they do not fit, or the model has no such tokens."""
+        encoded = self.encode(prompt)
+        self.check_fits(len(encoded.ids), params)
+        self._check_ids(encoded.ids)
+        check_logit_bias(params, self.config.vocab_size)
+        return encoded
 
     @property
     def _ahead(self) -> int:

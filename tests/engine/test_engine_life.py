@@ -9,10 +9,12 @@ import pytest
 
 from octavo.config import EngineOptions, SamplingParams
 from octavo.data.tokenizer import Tokenizer
+from octavo.engine import engine as engine_module
 from octavo.engine.core import Closed
 from octavo.engine.engine import Engine
 from octavo.errors import UsageError, UserError
 from octavo.models import Decoder
+from octavo.progress import silent
 from tests.engine.engines import engine_threads, wait_until
 from tests.tiny import tiny_config, tiny_tokenizer_files
 
@@ -92,3 +94,34 @@ def test_a_single_text_is_no_list_of_prompts() -> None:
         for ask in (engine.generate, engine.hidden_states):
             with pytest.raises(TypeError, match="give \\[text\\]"):
                 ask("abc")
+
+
+def test_the_first_prompt_that_cannot_be_answered_is_named_before_any_is_begun() -> None:
+    with make_engine() as engine:
+        for bad, message in (("", "empty"), ([331], "vocabulary"), ([1] * 252, "do not fit"), (["x"], "must be text")):
+            with pytest.raises(UserError, match=rf"^prompts\[2\]: .*{message}"):
+                engine.generate(["a", "b", bad, ""], FEW)
+        with pytest.raises(UserError, match=r"^prompts\[1\]: logit_bias"):
+            engine.generate(["a", "b"], [FEW, SamplingParams(max_new_tokens=5, logit_bias={331: 1.0})])
+        with pytest.raises(UserError, match="^the prompt is empty"):
+            engine.complete("", FEW)
+        assert engine.statistics().steps == 0
+
+
+def test_params_are_one_for_each_prompt_and_complete_gives_one_answer() -> None:
+    with make_engine() as engine:
+        for params in ([], [FEW], [FEW] * 3):
+            with pytest.raises(UsageError, match=f"params has {len(params)} entries for 2 prompts"):
+                engine.generate(["a", "b"], params)
+        with pytest.raises(UsageError, match="n is 2"):
+            engine.complete("a", SamplingParams(max_new_tokens=5, n=2))
+
+
+def test_completions_are_made_while_others_run(monkeypatch) -> None:
+    """Thousands of answers are not kept token by token."""
+    made: list[int] = []
+    whole = engine_module.completion
+    monkeypatch.setattr(engine_module, "completion", lambda *a: made.append(engine.statistics().steps) or whole(*a))
+    with make_engine() as engine:
+        engine.generate(["a"] * 100, FEW, silent)
+        assert len(made) == 100 and made[0] < engine.statistics().steps - 5
