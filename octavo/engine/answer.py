@@ -87,8 +87,8 @@ class Answer:
         known = len(self.sequence.ids) - 1 - start
         return self._sampler.wish(first + known) if known < rows and self._matcher is None else None
 
-    def take(self, start: int, logits: NDArray[np.float32], token: int | None = None) -> bool:
-        """Rows of logits [k, vocab] after the tokens from position `start` on; whether the answer is over. token: what
+    def take(self, start: int, logits: NDArray[np.float32], drawn: int | None = None) -> bool:
+        """Rows of logits [k, vocab] after the tokens from position `start` on; whether the answer is over. drawn: what
         came of its wish.
 
         Raises ValueError for logits that are not numbers, UserError where a grammar fails.
@@ -103,7 +103,7 @@ class Answer:
             sequence.first_wanted = start + len(logits)
             return False
         before = len(ids)
-        over = self._choose(logits[known], token)
+        over = self._choose(logits[known], drawn)
         for row, guessed in zip(logits[known + 1 :], draft, strict=False):
             if over or ids[-1] != guessed:  # the rows from here on are of another text
                 break

@@ -48,7 +48,7 @@ class Job(Protocol):
         are rows `first` and on of all logits."""
         ...
 
-    def take(self, start: int, rows: NDArray[np.float32], token: int | None = None) -> bool:
+    def take(self, start: int, rows: NDArray[np.float32], drawn: int | None = None) -> bool:
         """The rows of the tokens from position `start` on, and what came of its wish; whether the job is over."""
         ...
 

@@ -137,12 +137,10 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         """Put a sequence at the end of the line. Raises UserError for one that could never fit."""
         self.check_fits(sequence.most)
-        if not self._needs_states:
-            sequence.marks.clear()
-        elif sequence.most_cached >= 2 * NEAR and not any(
-            mark >= sequence.most_cached - NEAR for mark in sequence.marks
-        ):
-            sequence.marks.add(sequence.most_cached)
+        last = sequence.most_cached
+        sequence.marks = {mark for mark in sequence.marks if mark >= NEAR} if self._needs_states else set()
+        if self._needs_states and last >= 2 * NEAR and not any(mark >= last - NEAR for mark in sequence.marks):
+            sequence.marks.add(last)
         self.waiting.append(sequence)
 
     def remove(self, sequence: Sequence, keep: bool = True) -> None:
