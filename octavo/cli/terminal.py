@@ -90,23 +90,31 @@ def load_model(model: str, quant: str | None, device: str, dtype: str | None) ->
 
 
 def parse_grammar(json_schema: str | None, regex: str | None, choices: list[str] | None) -> "Grammar | None":
-    """What `--json-schema`, `--regex` and `--choice` ask for. Raises UsageError for more than one of them, UserError
-    for a file that cannot be read."""
+    """What `--json-schema`, `--regex` and `--choice` ask for. Raises UsageError for more than one of them, and an empty
+    one, UserError for a file that cannot be read."""
     from octavo.config import Grammar
 
-    given = [
-        name for name, value in (("--json-schema", json_schema), ("--regex", regex), ("--choice", choices)) if value
-    ]
+    asked = (("--json-schema", json_schema), ("--regex", regex), ("--choice", choices or None))
+    given = [name for name, value in asked if value is not None]
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)}: an answer has one form; give one of them")
-    if json_schema:
-        try:
-            return Grammar("json_schema", Path(json_schema).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"--json-schema {json_schema}: cannot be read ({error})") from None
-    if regex:
+    if json_schema is not None:
+        return Grammar("json_schema", _schema_in(json_schema))
+    if regex is not None:
+        if not regex:
+            raise UsageError("--regex is empty: give an expression, or leave it out")
         return Grammar("regex", regex)
     return Grammar("choice", choices=tuple(choices)) if choices else None
+
+
+def _schema_in(path: str) -> str:
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--json-schema {path!r}: cannot be read ({error})") from None
+    if not text.strip():
+        raise UserError(f"--json-schema {path!r}: the file is empty; {{}} allows any JSON")
+    return text
 
 
 def _check_device(device: str) -> None:

@@ -2,7 +2,11 @@
 
 from dataclasses import dataclass
 
+from octavo.config.numbers import check_numbers
 from octavo.errors import UsageError
+
+_WHOLE = ("context", "memory_tokens", "max_running", "max_waiting", "state_bytes", "snapshot_bytes", "step_tokens",
+          "step_tokens_beside", "speculate")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +38,7 @@ class EngineOptions:
     speculate: int = 8
 
     def __post_init__(self) -> None:
+        check_numbers(self, _WHOLE)
         for name in ("context", "max_running", "max_waiting", "step_tokens", "step_tokens_beside"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}: it must be at least 1")

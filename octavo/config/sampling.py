@@ -1,13 +1,17 @@
 """How one request wants its tokens chosen."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from numbers import Integral, Real
+from typing import Any, Literal
 
+from octavo.config.numbers import check_numbers
 from octavo.errors import UsageError
 
 MAX_LOGPROBS = 20  # OpenAI's limit
 MAX_CHOICES = 8
+_WHOLE = ("max_new_tokens", "top_k", "seed", "n", "logprobs", "prompt_logprobs")
+_REAL = ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
 _FINITE = 1e6  # what a logit bias or a penalty may be at most: far beyond any use, and no overflow in fp32
 
 
@@ -25,6 +29,11 @@ class Grammar:
     def __post_init__(self) -> None:
         if self.kind not in ("json_schema", "regex", "choice"):
             raise UsageError(f"the grammar's kind is {self.kind!r}: choose json_schema, regex or choice")
+        if not isinstance(self.text, str):
+            raise UsageError(f"the grammar's text is {self.text!r:.80}: it must be a string (json.dumps of a schema)")
+        if not _are_texts(self.choices):
+            raise UsageError(f"the grammar's choices are {self.choices!r:.80}: they must be a sequence of strings")
+        object.__setattr__(self, "choices", tuple(self.choices))  # compiled grammars are looked up by their contents
         if bool(self.choices) != (self.kind == "choice") or bool(self.text) == (self.kind == "choice"):
             raise UsageError(f"a grammar of kind {self.kind} needs {'choices' if self.kind == 'choice' else 'a text'}")
 
@@ -61,11 +70,14 @@ class SamplingParams:
     grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.stop, str):
-            raise UsageError(f"stop is {self.stop!r}: it must be a sequence of strings")
+        check_numbers(self, _WHOLE, _REAL)
+        if not _are_texts(self.stop):
+            raise UsageError(f"stop is {self.stop!r:.200}: it must be a sequence of strings")
+        if not isinstance(self.grammar, Grammar | None):
+            raise UsageError(f"grammar is {self.grammar!r:.200}: it must be a Grammar, or None")
         within = f"it must be between -{_FINITE:g} and {_FINITE:g}"
         up_to = f"it must be between 0 and {MAX_LOGPROBS}, or None"
-        bias = all(token >= 0 and -_FINITE <= value <= _FINITE for token, value in self.logit_bias.items())
+        bias = isinstance(self.logit_bias, Mapping) and all(map(_is_bias, self.logit_bias.items()))
         checks = (
             ("seed", self.seed is None or self.seed >= 0, "it must be 0 or above"),
             ("max_new_tokens", self.max_new_tokens >= 1, "it must be at least 1"),
@@ -85,3 +97,14 @@ class SamplingParams:
         for name, good, remedy in checks:
             if not good:
                 raise UsageError(f"{name} is {getattr(self, name)!r:.200}: {remedy}")
+
+
+def _are_texts(value: Any) -> bool:
+    """Whether it is a sequence of strings, rather than one of them."""
+    return isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(each, str) for each in value)
+
+
+def _is_bias(entry: tuple[Any, Any]) -> bool:
+    token, value = entry
+    numbers = isinstance(token, Integral), isinstance(value, Real)
+    return all(numbers) and token >= 0 and -_FINITE <= value <= _FINITE

@@ -20,22 +20,37 @@ class Cancellable(Protocol):
         ...
 
 
+def _as_it_is(index: int, result: Any) -> Any:
+    return result
+
+
 def run_all(
-    count: int, start: Callable[[int, Done], Cancellable], ahead: int, task: str, progress: Progress | None
+    count: int,
+    start: Callable[[int, Done], Cancellable],
+    ahead: int,
+    task: str,
+    progress: Progress | None,
+    finish: Callable[[int, Any], Any] = _as_it_is,
 ) -> list[Any]:
     """The results of `count` requests, at most `ahead` of them under way: thousands take no memory before their turn.
 
-    `start` hands number i in and sees to it that `done` gets its result. Raises the first exception that comes instead
-    of one; however it ends, nothing is left running. progress None: a bar, where there is more than one.
+    `start` hands number i in and sees to it that `done` gets its result, of which `finish` makes what is kept. Raises
+    the first exception that comes instead of one; however it ends, nothing is left running. progress None: a bar, where
+    there is more than one.
     """
     if progress is None:
         with progress_bar() as drawn:
-            return _run_all(count, start, ahead, task, drawn if count > 1 else None)
-    return _run_all(count, start, ahead, task, progress)
+            return _run_all(count, start, ahead, task, drawn if count > 1 else None, finish)
+    return _run_all(count, start, ahead, task, progress, finish)
 
 
 def _run_all(
-    count: int, start: Callable[[int, Done], Cancellable], ahead: int, task: str, progress: Progress | None
+    count: int,
+    start: Callable[[int, Done], Cancellable],
+    ahead: int,
+    task: str,
+    progress: Progress | None,
+    finish: Callable[[int, Any], Any],
 ) -> list[Any]:
     arrived: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
     results: dict[int, Any] = {}
@@ -53,7 +68,7 @@ def _run_all(
             if isinstance(result, Exception):
                 raise result  # still among those under way: its other answers are
             del under_way[index]
-            results[index] = result
+            results[index] = finish(index, result)
             if progress:
                 progress(task, len(results), count)
     finally:

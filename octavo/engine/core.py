@@ -16,7 +16,7 @@ from octavo.engine.draw import Draw
 from octavo.engine.runner import Runner, StepResult
 from octavo.engine.scheduler import Scheduler, Share
 from octavo.engine.scheduler import Sequence as Tokens
-from octavo.errors import UserError
+from octavo.errors import UsageError, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class Busy(UserError):
 
 
 class Closed(UserError):
-    """The engine was closed."""
+    """The engine was closed, or broke down."""
 
 
 class Job(Protocol):
@@ -85,6 +85,7 @@ class Core:
         self._jobs: dict[Tokens, Job] = {}
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._why = "the engine was closed"  # what those are told who come later
         self._owner = os.getpid()
         self._steps = self._tokens = self._cached = 0
         self._expert_counts = np.zeros((runner.config.num_layers, runner.config.num_experts), np.int64)
@@ -93,18 +94,21 @@ class Core:
         """Let jobs take part as soon as there is room for them.
 
         Raises `Busy` when more than options.max_waiting would be in line, or waits for a place if `may_wait`;
-        UserError for a job that could never fit; `Closed` after `close`, and in a process forked from the engine's own.
+        UserError for a job that could never fit, or in a process forked from the engine's; UsageError for a tenant that
+        is no string; `Closed` after `close`.
         """
-        if os.getpid() != self._owner:  # before the lock, which somebody may have held
-            raise Closed("the engine stayed in the process that made it: make one in each process, after the fork")
+        if os.getpid() != self._owner:  # neither its thread nor the runner's came along, and its lock may be held
+            raise Closed("the engine belongs to the process that this one was forked from: make one here")
         for job in jobs:
+            if not isinstance(job.sequence.tenant, str):
+                raise UsageError(f"tenant is {job.sequence.tenant!r:.80}: it must be a string")
             self.scheduler.check_fits(job.sequence.most)
         most = self.scheduler.options.max_waiting
         with self._changed:
             while may_wait and not self._closed and self._waiting() and self._waiting() + len(jobs) > most:
                 self._changed.wait()
             if self._closed:
-                raise Closed("the engine was closed")
+                raise Closed(self._why)
             if self._waiting() + len(jobs) > most and self._waiting():
                 raise Busy(f"{self._waiting()} requests wait already, of at most {most}: try again in a moment")
             self._arrived.extend(jobs)
@@ -119,15 +123,23 @@ class Core:
             self._cancelled.extend(jobs)
             self._changed.notify_all()
 
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no jobs any more: after `close`, or a failure of its own."""
+        return self._closed
+
     def close(self) -> None:
-        """End every job with `Closed`, and the thread, after the step under way. Idempotent."""
+        """End every job with `Closed`, and the thread, after the step under way. Idempotent; nothing in a fork."""
         if os.getpid() != self._owner:
             return
+        self._stop()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _stop(self) -> None:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
 
     def statistics(self) -> Statistics:
         """What was done, and what is held now."""
@@ -162,9 +174,8 @@ class Core:
         except Exception as error:
             # a bug of ours: nobody may wait for answers that will not come
             logger.exception("the engine broke down")
-            with self._changed:
-                self._closed = True
-                self._changed.notify_all()
+            self._why = f"the engine broke down ({type(error).__name__}, see the log): make another"
+            self._stop()
             for job in [*self._jobs.values(), *self._arrived]:
                 _tell(job, error)
 

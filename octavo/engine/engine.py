@@ -30,8 +30,9 @@ from octavo.engine.core import Core, Job, Statistics
 from octavo.engine.grammar import Grammars
 from octavo.engine.open import OpenModel, open_model
 from octavo.engine.pages import PagePool
+from octavo.engine.penalties import check_logit_bias
 from octavo.engine.prefix_cache import Cost, PrefixCache
-from octavo.engine.prompts import Encoded, Prompt, encode
+from octavo.engine.prompts import Encoded, Prompt, encode, encode_pair
 from octavo.engine.runner import PAGE_TOKENS, Runner
 from octavo.engine.sampler import Sampler
 from octavo.engine.scheduler import Scheduler
@@ -105,6 +106,11 @@ class Engine:
         """End every request with an error, and the engine's thread. Idempotent."""
         self.core.close()
 
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no requests any more: it was closed, or broke down."""
+        return self.core.closed
+
     def statistics(self) -> Statistics:
         """What was done, and what is held now."""
         return self.core.statistics()
@@ -139,10 +145,8 @@ class Engine:
         Raises UserError for what can never be answered (too long, ids outside the vocabulary, a bad grammar), `Busy`
         when too many requests wait, unless it may wait itself.
         """
-        encoded = self.encode(prompt)
+        encoded = self._prepare(prompt, params)
         ids = encoded.ids
-        self.check_fits(len(ids), params)
-        self._check_ids(ids)
         answers = []
         for index in range(params.n):
             sequence = Tokens(
@@ -239,26 +243,32 @@ class Engine:
         another. params: for all, or one for each.
 
         With more than one prompt a progress bar is drawn on a terminal, unless `progress` is given (`silent` shows
-        nothing). Raises UserError for the first prompt that cannot be answered; Ctrl-C ends them all.
+        nothing). Raises UserError for the first prompt that cannot be answered, before any is begun; Ctrl-C ends them
+        all.
         """
-        if isinstance(prompts, str):
-            raise TypeError("prompts is a list: for a single text give [text], or use complete()")
+        _refuse_one_text(prompts)
         each = [params or SamplingParams()] * len(prompts) if not isinstance(params, Sequence) else list(params)
         if len(each) != len(prompts):
             raise UsageError(f"params has {len(each)} entries for {len(prompts)} prompts: give one for each, or one")
         tickets: dict[int, Ticket] = {}
+        texts = []
+        for index, (prompt, its) in enumerate(zip(prompts, each, strict=True)):
+            try:
+                texts.append(self._prepare(prompt, its))
+            except UserError as error:
+                raise type(error)(f"prompts[{index}]: {error}" if len(prompts) > 1 else str(error)) from None
 
         def start(index: int, done: Done) -> Ticket:
             gathered = Gathered(each[index].n, done)
-            tickets[index] = self.submit(prompts[index], each[index], gathered.put, tenant, may_wait=True)
+            tickets[index] = self.submit(texts[index], each[index], gathered.put, tenant, may_wait=True)
             return tickets[index]
 
-        answers = run_all(len(prompts), start, self._ahead, "generating", progress)
-        return [
-            completion(pieces, tickets[index].prompt_tokens, tickets[index].cached_tokens)
-            for index, choices in enumerate(answers)
-            for pieces in choices
-        ]
+        def finish(index: int, answers: list[list[Piece]]) -> list[Completion]:
+            ticket = tickets.pop(index)
+            return [completion(pieces, ticket.prompt_tokens, ticket.cached_tokens) for pieces in answers]
+
+        done = run_all(len(prompts), start, self._ahead, "generating", progress, finish)
+        return [answer for answers in done for answer in answers]
 
     def log_likelihoods(
         self,
@@ -268,10 +278,11 @@ class Engine:
     ) -> list[LogLikelihood]:
         """log p(continuation | context) of many pairs, in their order. What contexts have in common is computed once.
 
-        A context and a continuation in text are tokenised apart, the continuation without special tokens; give ids
-        where they should be otherwise. Raises UserError where a continuation is empty or nothing comes before it.
+        A context and a continuation in text are tokenised as one text, cut where the context's tokens end
+        (`prompts.encode_pair`); give ids where it should be otherwise. Raises UserError where a continuation is empty
+        or no token comes before it.
         """
-        texts = [(list(self.encode(context).ids), self._continuation(text)) for context, text in pairs]
+        texts = [encode_pair(self.tokenizer, context, continuation) for context, continuation in pairs]
         for context, continuation in texts:
             self._check_text(context + continuation, continuation)
 
@@ -287,7 +298,8 @@ class Engine:
         self, prompts: Sequence[Prompt], pooling: Pooling = "last", progress: Progress | None = None, tenant: str = ""
     ) -> NDArray[np.float32]:
         """One vector a prompt, fp32 [len(prompts), H]: its last token's hidden state after the final norm, or the mean
-        over its tokens."""
+        over its tokens. Raises UserError for an empty prompt, and one longer than the context."""
+        _refuse_one_text(prompts)
         if pooling not in ("last", "mean"):
             raise UserError(f"pooling is {pooling!r}: choose last or mean")
         texts = [list(self.encode(prompt).ids) for prompt in prompts]
@@ -305,6 +317,14 @@ class Engine:
 
     # ---- helpers
 
+    def _prepare(self, prompt: Prompt, params: SamplingParams) -> Encoded:
+        """Its token ids. Raises UserError where they do not fit, or the model has no such tokens."""
+        encoded = self.encode(prompt)
+        self.check_fits(len(encoded.ids), params)
+        self._check_ids(encoded.ids)
+        check_logit_bias(params, self.config.vocab_size)
+        return encoded
+
     @property
     def _ahead(self) -> int:
         """Requests under way when there are many: as many as can run, and as many whose turn is next."""
@@ -313,11 +333,6 @@ class Engine:
     def _start(self, job: Job) -> Ticket:
         self.core.hand_in([job], may_wait=True)
         return Ticket(self, [job])
-
-    def _continuation(self, prompt: Prompt) -> list[int]:
-        if isinstance(prompt, str):
-            return self.tokenizer.encode(prompt, add_special_tokens=False)
-        return list(self.encode(prompt).ids)
 
     def _check_text(self, ids: list[int], needed: list[int]) -> None:
         if not needed or len(ids) == len(needed) and ids is not needed:
@@ -329,6 +344,12 @@ class Engine:
     def _check_ids(self, ids: Sequence[int]) -> None:
         if not 0 <= min(ids) <= max(ids) < self.config.vocab_size:
             raise UserError(f"the prompt has token ids outside the model's vocabulary of {self.config.vocab_size}")
+
+
+def _refuse_one_text(prompts: Sequence[Prompt]) -> None:
+    """Each of its characters would be a prompt."""
+    if isinstance(prompts, str | bytes):
+        raise TypeError("prompts is a list: for a single text give [text]")
 
 
 def make_runner(opened: OpenModel, options: EngineOptions) -> Runner:

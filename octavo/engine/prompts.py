@@ -32,6 +32,8 @@ def encode(tokenizer: Tokenizer, prompt: Prompt) -> Encoded:
         return prompt
     if isinstance(prompt, str):
         return Encoded(tuple(tokenizer.encode(prompt)), continues=True)
+    if isinstance(prompt, bytes | bytearray):
+        raise UserError("a prompt is bytes: decode it to text first")
     ids = [int(item) for item in prompt if isinstance(item, Integral)]
     messages = [item for item in prompt if isinstance(item, Mapping)]
     if len(ids) == len(prompt):
@@ -40,3 +42,22 @@ def encode(tokenizer: Tokenizer, prompt: Prompt) -> Encoded:
         raise UserError("a prompt must be text, a list of messages with role and content, or a list of token ids")
     chat = tokenizer.encode_marked(messages)
     return Encoded(tuple(chat.ids), tuple(chat.marks))
+
+
+def encode_pair(tokenizer: Tokenizer, context: Prompt, continuation: Prompt) -> tuple[list[int], list[int]]:
+    """The token ids of a context and of what is to be scored after it.
+
+    Two texts are tokenised as one, as evaluation harnesses do: alone, a continuation gets a space of its own from a
+    SentencePiece tokenizer. They are parted where the context's own tokens end; a token across that border, such as a
+    space that moves from the end of one into the other's first word, counts to the continuation. Only where it is the
+    very first are they tokenised apart, as they are when either is ids or a chat; the continuation without special
+    tokens.
+    """
+    if isinstance(context, str) and isinstance(continuation, str):
+        alone, whole = tokenizer.encode(context), tokenizer.encode(context + continuation)
+        parted = next((at for at, (a, b) in enumerate(zip(alone, whole, strict=False)) if a != b), len(alone))
+        if parted:
+            return whole[:parted], whole[parted:]
+    if isinstance(continuation, str):
+        return list(encode(tokenizer, context).ids), tokenizer.encode(continuation, add_special_tokens=False)
+    return list(encode(tokenizer, context).ids), list(encode(tokenizer, continuation).ids)

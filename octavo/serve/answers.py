@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from octavo.engine.core import Busy
+from octavo.engine.core import Busy, Closed
 from octavo.errors import UserError
 from octavo.serve.jobs import Job
 from octavo.serve.protocol import ApiError, Json, Reply, usage
@@ -104,6 +104,8 @@ def as_api_error(error: Exception) -> ApiError:
         return error
     if isinstance(error, Busy):
         return ApiError(503, str(error), code="overloaded", headers={"Retry-After": "5"})
+    if isinstance(error, Closed):
+        return ApiError(503, "the model does not answer any more: the server must be started anew", code="engine_down")
     if isinstance(error, UserError):
         return ApiError(400, str(error))
     if isinstance(error, HTTPException):

@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse, JSONResponse, Response
 
 from octavo.config import SamplingParams
+from octavo.engine.core import Closed
 from octavo.engine.engine import Engine
 from octavo.engine.prompts import Encoded
 from octavo.errors import UsageError, UserError
@@ -140,6 +141,8 @@ class _Api:
         self.jobs = Jobs(engine)
 
     async def health(self) -> Json:
+        if self._engine.closed:
+            raise Closed("the engine broke down")
         return {"status": "ok"}
 
     async def models(self) -> Json:

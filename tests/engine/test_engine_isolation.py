@@ -218,7 +218,7 @@ def test_a_thread_that_breaks_tells_everybody(engine, monkeypatch, listener_rais
     for waiter in running:
         assert [type(error) for error in waiter.wait().errors] == [ZeroDivisionError]
     for may_wait in (False, True):
-        with pytest.raises(UserError, match="closed"):
+        with pytest.raises(UserError, match="broke down"):
             engine.submit(random_ids(3, 0), greedy(), Waiter().put, may_wait=may_wait)
     with pytest.raises(UserError):
         next(engine.stream(random_ids(3, 0), greedy()))

@@ -138,8 +138,8 @@ def engine_on(opened: OpenModel, **options: Any) -> Engine:
 
 
 def oracle(opened: OpenModel, prompt: Sequence[int], params: SamplingParams) -> list[Completion]:
-    """What a request is answered alone: a fresh engine, no cache, the prompt in one step, one answer at a time."""
-    with engine_on(opened, prefix_cache=False, step_tokens=10_000, max_running=1) as engine:
+    """What a request is answered alone: a fresh engine, no cache, no guesses, the prompt in one step."""
+    with engine_on(opened, prefix_cache=False, step_tokens=10_000, max_running=1, speculate=0) as engine:
         return engine.generate([list(prompt)], params)
 
 

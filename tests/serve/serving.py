@@ -32,6 +32,8 @@ def tiny_engine(family: str = "mixtral", **options: Any) -> Engine:
 class Puppet:
     """Stands in for an engine: gives each request the pieces it was made with, one each time `step` is called."""
 
+    closed = False
+
     def __init__(self, *pieces: Piece | Exception, prompt_tokens: int = 5, cached_tokens: int = 0) -> None:
         self.context = 10_000
         self.pieces, self.prompt_tokens, self.cached_tokens = pieces, prompt_tokens, cached_tokens

@@ -151,6 +151,18 @@ def test_health_answers_while_a_step_or_a_prompt_blocks(monkeypatch: pytest.Monk
         assert answer.result().json()["usage"]["completion_tokens"] == 5
 
 
+def test_health_is_not_ok_once_the_engine_broke_down(caplog: pytest.LogCaptureFixture) -> None:
+    with tiny_engine() as engine, serving(engine) as url:
+        assert httpx.get(f"{url}/health").status_code == 200
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(engine.core.scheduler, "plan", lambda: 1 / 0)
+            assert httpx.post(url + CHAT, json=body()).status_code == 500
+        for response in (httpx.get(f"{url}/health"), httpx.post(url + CHAT, json=body())):
+            assert response.status_code == 503 and response.json()["error"]["code"] == "engine_down"
+        assert httpx.get(f"{url}/v1/models").status_code == 200
+    assert "the engine broke down" in caplog.text
+
+
 def test_overload_is_refused() -> None:
     with (
         tiny_engine(max_running=2, max_waiting=3) as engine,

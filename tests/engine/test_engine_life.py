@@ -1,0 +1,127 @@
+"""The life of an engine: one that nobody holds, one that broke down, one in a forked process; odd tenants."""
+
+import gc
+import os
+import signal
+import weakref
+
+import pytest
+
+from octavo.config import EngineOptions, SamplingParams
+from octavo.data.tokenizer import Tokenizer
+from octavo.engine import engine as engine_module
+from octavo.engine.core import Closed
+from octavo.engine.engine import Engine
+from octavo.errors import UsageError, UserError
+from octavo.models import Decoder
+from octavo.progress import silent
+from tests.engine.engines import engine_threads, wait_until
+from tests.tiny import tiny_config, tiny_tokenizer_files
+
+FEW = SamplingParams(max_new_tokens=5, ignore_eos=True)
+
+
+def make_engine() -> Engine:
+    tokenizer = Tokenizer.from_files(tiny_tokenizer_files(), "tiny")
+    return Engine.for_decoder(Decoder(tiny_config("mixtral")).initialise(4), tokenizer, EngineOptions(context=256))
+
+
+def test_an_engine_that_nobody_holds_gives_back_its_thread_and_memory() -> None:
+    engine = make_engine()
+    engine.complete("abc", FEW)
+    runner = weakref.ref(engine.runner)
+    assert len(engine_threads()) == 1
+    del engine
+    gc.collect()
+    wait_until(lambda: not engine_threads())
+    gc.collect()
+    assert runner() is None
+
+
+def test_a_stream_keeps_its_engine() -> None:
+    stream = make_engine().stream("abc", FEW)
+    gc.collect()
+    assert len(list(stream)) == 5
+    del stream
+    gc.collect()
+    wait_until(lambda: not engine_threads())
+
+
+def test_who_comes_after_a_breakdown_is_told_of_it(monkeypatch, caplog) -> None:
+    with make_engine() as engine:
+        assert not engine.closed
+        monkeypatch.setattr(engine.core.scheduler, "plan", lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            engine.complete("abc", FEW)
+        assert engine.closed
+        for _ in range(2):
+            with pytest.raises(Closed, match=r"broke down \(ZeroDivisionError, see the log\): make another"):
+                engine.complete("abc", FEW)
+            engine.close()
+    assert "the engine broke down" in caplog.text
+
+
+def test_a_forked_process_is_told_rather_than_kept_waiting() -> None:
+    with make_engine() as engine:
+        engine.complete("abc", FEW)
+        child = os.fork()
+        if not child:
+            signal.alarm(5)
+            try:
+                engine.complete("abc", FEW)
+            except UserError as error:
+                os._exit(7 if "forked" in str(error) else 8)
+            os._exit(9)
+        wait_until(lambda: os.waitpid(child, os.WNOHANG) == (child, 7 << 8))
+        assert len(engine.complete("abc", FEW).token_ids) == 5
+
+
+@pytest.mark.parametrize("tenant", [None, 5, ["a"], b"a"])
+def test_a_tenant_that_is_no_string_ends_nobody_else(tenant) -> None:
+    with make_engine() as engine:
+        for ask in (
+            lambda: engine.complete("abc", FEW, tenant=tenant),
+            lambda: engine.log_likelihoods([([1], [2])], tenant=tenant),
+            lambda: engine.hidden_states([[1]], tenant=tenant),
+        ):
+            with pytest.raises(UsageError, match="tenant is"):
+                ask()
+        assert len(engine.complete("abc", FEW).token_ids) == 5
+
+
+def test_a_single_text_is_no_list_of_prompts() -> None:
+    with make_engine() as engine:
+        for ask in (engine.generate, engine.hidden_states):
+            with pytest.raises(TypeError, match="give \\[text\\]"):
+                ask("abc")
+
+
+def test_the_first_prompt_that_cannot_be_answered_is_named_before_any_is_begun() -> None:
+    with make_engine() as engine:
+        for bad, message in (("", "empty"), ([331], "vocabulary"), ([1] * 252, "do not fit"), (["x"], "must be text")):
+            with pytest.raises(UserError, match=rf"^prompts\[2\]: .*{message}"):
+                engine.generate(["a", "b", bad, ""], FEW)
+        with pytest.raises(UserError, match=r"^prompts\[1\]: logit_bias"):
+            engine.generate(["a", "b"], [FEW, SamplingParams(max_new_tokens=5, logit_bias={331: 1.0})])
+        with pytest.raises(UserError, match="^the prompt is empty"):
+            engine.complete("", FEW)
+        assert engine.statistics().steps == 0
+
+
+def test_params_are_one_for_each_prompt_and_complete_gives_one_answer() -> None:
+    with make_engine() as engine:
+        for params in ([], [FEW], [FEW] * 3):
+            with pytest.raises(UsageError, match=f"params has {len(params)} entries for 2 prompts"):
+                engine.generate(["a", "b"], params)
+        with pytest.raises(UsageError, match="n is 2"):
+            engine.complete("a", SamplingParams(max_new_tokens=5, n=2))
+
+
+def test_completions_are_made_while_others_run(monkeypatch) -> None:
+    """Thousands of answers are not kept token by token."""
+    made: list[int] = []
+    whole = engine_module.completion
+    monkeypatch.setattr(engine_module, "completion", lambda *a: made.append(engine.statistics().steps) or whole(*a))
+    with make_engine() as engine:
+        engine.generate(["a"] * 100, FEW, silent)
+        assert len(made) == 100 and made[0] < engine.statistics().steps - 5
