@@ -24,7 +24,7 @@ Tokens = NDArray[np.int64]
 @dataclass(eq=False)
 class Node:
     """The tokens [start, end) of the prefixes that lead through it. pages: those with these tokens, in order; states:
-    the recurrent states after token end - 1, None where there are none."""
+    the recurrent states after token end - 1, None where there are none; tenant: whose they are, of a root."""
 
     tokens: Tokens
     start: int
@@ -32,19 +32,20 @@ class Node:
     parent: "Node | None"
     children: dict[int, "Node"] = field(default_factory=dict)
     states: Any = None
+    tenant: str = ""
 
     @property
     def end(self) -> int:
         """Length of the prefix that ends with this node."""
         return self.start + len(self.tokens)
 
-    def path(self) -> "list[Node]":
-        """The nodes from below the root to this one."""
-        nodes, node = [], self
+    def prefix(self) -> tuple[Tokens, str]:
+        """All tokens up to this node's end, and the tenant."""
+        parts, node = [self.tokens], self
         while node.parent is not None:
-            nodes.append(node)
             node = node.parent
-        return nodes[::-1]
+            parts.append(node.tokens)
+        return np.concatenate(parts[::-1]), node.tenant
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class RadixTree:
         first = match.length // PAGE_TOKENS
         if match.length < len(ids) and min(pages[first : -(-len(ids) // PAGE_TOKENS)]) < 0:
             return None
-        node = match.nodes[-1] if match.nodes else self._roots.setdefault(tenant, _root())
+        node = match.nodes[-1] if match.nodes else self._roots.setdefault(tenant, _root(tenant))
         if match.length < node.end:
             node = self.split(node, match.length)
         if match.length < len(ids):
@@ -179,5 +180,5 @@ def _pages_between(start: int, end: int) -> int:
     return -(-end // PAGE_TOKENS) - start // PAGE_TOKENS
 
 
-def _root() -> Node:
-    return Node(np.zeros(0, np.int64), 0, [], None)
+def _root(tenant: str) -> Node:
+    return Node(np.zeros(0, np.int64), 0, [], None, tenant=tenant)

@@ -17,7 +17,7 @@ import numpy as np
 
 from octavo.config import EngineOptions
 from octavo.engine.pages import PagePool
-from octavo.engine.prefix_cache import PrefixCache, Snapshot
+from octavo.engine.prefix_cache import NEAR, Hit, PrefixCache, Snapshot
 from octavo.engine.radix import Tokens, common_prefix
 from octavo.engine.runner import PAGE_TOKENS
 from octavo.errors import UserError
@@ -25,7 +25,6 @@ from octavo.errors import UserError
 MAX_DRAFT = 16  # tokens guessed at once by a sequence
 DRAFT_ROWS = 24  # by all together: with more, wrong guesses cost more than right ones save (docs/log.md)
 LOGIT_ROWS = 128  # of one sequence in a step: with 200,000 tokens a vocabulary, 100 MB
-NEAR = PAGE_TOKENS  # tokens so few that it is not worth a snapshot, or waiting, to have them from the prefix cache
 
 
 class Memory(Protocol):
@@ -239,14 +238,15 @@ class Scheduler:
     def _find_memory(self, sequence: Sequence) -> bool:
         """Take what the cache knows of a sequence; False, and nothing taken, where the rest would not fit beside those
         that run. A sequence that is alone always fits."""
-        hit = self.cache.find(sequence.array(), sequence.tenant, sequence.most_cached)
-        sequence.pages, sequence.computed = hit.pages, hit.length
-        self._let_go(sequence)
+        hit = self._take_known(sequence)
         promised = sum(self._missing(each, len(each.ids)) + 1 for each in self.running)
         wanted = self._missing(sequence, len(sequence.ids) + 1) + (hit.length % PAGE_TOKENS > 0)
         if self.running and wanted + promised > self.pool.free + self.pool.evictable:
             self._release(sequence)
             return False
+        if self.cache.fetch(sequence.array(), sequence.tenant, sequence.most_cached):  # now that it does fit
+            self._release(sequence)
+            hit = self._take_known(sequence)
         if hit.length % PAGE_TOKENS and not self._own_last_page(sequence):
             self._release(sequence)
         if self._needs_states:
@@ -258,6 +258,13 @@ class Scheduler:
         if sequence.cached < 0:
             sequence.cached = sequence.computed
         return True
+
+    def _take_known(self, sequence: Sequence) -> Hit:
+        """Give a sequence what memory has of its beginning."""
+        hit = self.cache.find(sequence.array(), sequence.tenant, sequence.most_cached)
+        sequence.pages, sequence.computed = hit.pages, hit.length
+        self._let_go(sequence)
+        return hit
 
     def _own_last_page(self, sequence: Sequence) -> bool:
         """Replace the last page, which others read, by a copy; False where there is no page for it."""
