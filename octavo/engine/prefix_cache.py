@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from octavo.config import ModelConfig
-from octavo.engine.disk_cache import DiskCache, Found
+from octavo.engine.disk_cache import DiskCache
 from octavo.engine.eviction import GreedyDual
 from octavo.engine.pages import PagePool
 from octavo.engine.radix import Match, Node, RadixTree, Tokens
@@ -101,35 +101,35 @@ class PrefixCache:
         """How much of `ids` could be taken up; nothing is held or renewed."""
         return self._usable(self._tree.match(ids, tenant))
 
-    def fetch(self, ids: Tokens, tenant: str, most: int) -> bool:
-        """Read from the disk what `find` would then give of `ids` beyond what it gives now; whether it does."""
-        if self.disk is None:
-            return False
-        ids = ids[:most]
-        match = self._tree.match(ids, tenant)
-        known = self._usable(match)
-        found = self.disk.find(ids, tenant, match.length, self._needs_states)
-        if found.length - known < NEAR:
-            return False
-        held = match.pages(match.length)
-        self._pool.hold(held)
-        if self.make_room(len(found.pages)):
-            held += self._load(found, held, match.length, ids, tenant)
-        self._pool.release(held)
-        gained = max(0, self.reach(ids, tenant) - known)
-        self.disk_tokens += gained
-        return gained > 0
+    def fetch(self, ids: Tokens, tenant: str, most: int) -> Hit | None:
+        """What `find` would give if all that is on disk were in memory; None where that is not much more than it does.
 
-    def _load(self, found: Found, held: list[int], known: int, ids: Tokens, tenant: str) -> list[int]:
-        """Read what was found into new pages, which are returned, and keep it."""
-        assert self.disk is not None
+        It is read into free pages, and kept.
+        """
+        if self.disk is None:
+            return None
+        match = self._tree.match(ids[:most], tenant)
+        usable = self._usable(match)
+        found = self.disk.find(ids[:most], tenant, match.length, self._needs_states)
+        if found.length - usable < NEAR:
+            return None
+        pages = match.pages(min(found.length, match.length))
+        self._pool.hold(pages)
+        if not self.make_room(len(found.pages)):
+            self._pool.release(pages)
+            return None
         fresh = self._pool.take(len(found.pages))
         read, states = self.disk.load(found, fresh)
-        length = found.length if read == len(fresh) else (known // PAGE_TOKENS + read) * PAGE_TOKENS
-        if length > known or states is not None:
-            pages = held[: known // PAGE_TOKENS] + fresh if fresh else held
-            self.keep(ids[:length], pages, tenant, states)
-        return fresh
+        in_memory = -(-found.length // PAGE_TOKENS) - len(fresh)  # without a page of both: the one read holds more
+        length = found.length if read == len(fresh) else (in_memory + read) * PAGE_TOKENS
+        if length - usable < NEAR or self._needs_states and states is None:
+            self._pool.release(pages + fresh)
+            return None
+        self._pool.release(pages[in_memory:] + fresh[read:])
+        pages = pages[:in_memory] + fresh[:read]
+        self.keep(ids[:length], pages, tenant, states)
+        self.disk_tokens += length - usable
+        return Hit(length, pages, states, max(length, match.length))
 
     def _usable(self, match: Match) -> int:
         """Tokens of a match that can be taken up."""

@@ -238,15 +238,17 @@ class Scheduler:
     def _find_memory(self, sequence: Sequence) -> bool:
         """Take what the cache knows of a sequence; False, and nothing taken, where the rest would not fit beside those
         that run. A sequence that is alone always fits."""
-        hit = self._take_known(sequence)
+        hit = self.cache.find(sequence.array(), sequence.tenant, sequence.most_cached)
+        self._take_hit(sequence, hit)
         promised = sum(self._missing(each, len(each.ids)) + 1 for each in self.running)
         wanted = self._missing(sequence, len(sequence.ids) + 1) + (hit.length % PAGE_TOKENS > 0)
         if self.running and wanted + promised > self.pool.free + self.pool.evictable:
             self._release(sequence)
             return False
-        if self.cache.fetch(sequence.array(), sequence.tenant, sequence.most_cached):  # now that it does fit
+        if more := self.cache.fetch(sequence.array(), sequence.tenant, sequence.most_cached):  # now that it does fit
             self._release(sequence)
-            hit = self._take_known(sequence)
+            hit = more
+            self._take_hit(sequence, hit)
         if hit.length % PAGE_TOKENS and not self._own_last_page(sequence):
             self._release(sequence)
         if self._needs_states:
@@ -259,12 +261,9 @@ class Scheduler:
             sequence.cached = sequence.computed
         return True
 
-    def _take_known(self, sequence: Sequence) -> Hit:
-        """Give a sequence what memory has of its beginning."""
-        hit = self.cache.find(sequence.array(), sequence.tenant, sequence.most_cached)
+    def _take_hit(self, sequence: Sequence, hit: Hit) -> None:
         sequence.pages, sequence.computed = hit.pages, hit.length
         self._let_go(sequence)
-        return hit
 
     def _own_last_page(self, sequence: Sequence) -> bool:
         """Replace the last page, which others read, by a copy; False where there is no page for it."""
