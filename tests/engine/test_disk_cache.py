@@ -150,6 +150,15 @@ def test_few_tokens_are_not_worth_it(tmp_path, kind) -> None:
     assert answer(planner, PROMPT[:33]).cached == (0 if kind == "hybrid" else 32)
 
 
+@pytest.mark.parametrize("kind", ["softmax", "window"])
+def test_nor_are_few_more_than_memory_has(tmp_path, kind) -> None:
+    planner = planner_with_disk(tmp_path, kind)
+    answer(planner, PROMPT[:70])
+    other_traffic(planner)
+    assert answer(planner, [*PROMPT[:50], 9, 9, 9]).cached == 32
+    assert answer(planner, [*PROMPT[:66], 8, 8]).cached == 50  # the disk has 64
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_tenants_do_not_share(tmp_path, kind) -> None:
     planner = planner_with_disk(tmp_path, kind)
@@ -160,6 +169,8 @@ def test_tenants_do_not_share(tmp_path, kind) -> None:
     assert planner.cache.disk_tokens == 0 and answer(planner, PROMPT, "a").cached > 0
     digests = {disk_cache._digests(np.array(PROMPT), tenant, [150])[150] for tenant in ("", "a", "a\0", "\ud800")}
     assert len(digests) == 4
+    goes_on = disk_cache._digests(np.array([1, *PROMPT]), "", [151])
+    assert goes_on[151] not in disk_cache._digests(np.array(PROMPT), "\1\0\0\0\0\0\0\0", [150]).values()
 
 
 @pytest.mark.parametrize("call", ["pwrite", "preadv"])
@@ -182,6 +193,7 @@ def test_half_of_a_page_is_an_error(tmp_path, call, monkeypatch) -> None:
     monkeypatch.setattr(disk_cache.os, call, lambda file, parts, place: 100)
     answer(planner, PROMPT)
     other_traffic(planner)
+    assert planner.cache.disk is not None and bool(planner.cache.disk.used_bytes) == (call == "preadv")
     assert answer(planner, PROMPT).cached == 0
 
 
@@ -230,6 +242,16 @@ def test_the_budget_holds_and_the_longest_unused_goes(tmp_path) -> None:
     disk.spill(a, "", [], np.zeros(3 * SECTOR, np.uint8))
     disk.check()
     assert disk.used_bytes == 4 * SECTOR and disk.find(a, "", 64, needs_states=True).length == 64
+    disk.close()
+
+
+def test_of_too_much_the_beginning_stays(tmp_path) -> None:
+    """And where states are not, the page that is not full has no use."""
+    disk, ids = DiskCache(Bytes(), 2 * SECTOR, 100, tmp_path), np.arange(100)
+    disk.spill(ids[:40], "", [1, 2])
+    assert disk.used_bytes == SECTOR
+    disk.spill(ids, "", [1, 2, 3, 4])
+    assert on_disk(disk, ids) == 64
     disk.close()
 
 
