@@ -12,7 +12,7 @@ import logging
 import os
 import tempfile
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import takewhile
@@ -122,9 +122,9 @@ class DiskCache:
         With `needs_states` one that has states here. What was found counts as used.
         """
         found = self._longest(ids, tenant, known, needs_states)
-        for key in reversed(
-            [*found.pages, *([found.states] if found.states else [])]
-        ):  # of a beginning, the end is to be forgotten first
+        if found.states is not None:
+            self._touch(found.states)
+        for key in reversed(found.pages):  # of a beginning, the end is to be forgotten first
             self._touch(key)
         return found
 
@@ -206,7 +206,7 @@ class DiskCache:
             return None
         return data
 
-    def _parts(self, data: Bytes, blocks: Sequence[int]) -> Iterable[tuple[Bytes, int]]:
+    def _parts(self, data: Bytes, blocks: Sequence[int]) -> Iterator[tuple[Bytes, int]]:
         """An entry's bytes block by block, and where in the file each lies."""
         for index, block in enumerate(blocks):
             yield data[index * self._block_bytes : (index + 1) * self._block_bytes], block * self._block_bytes

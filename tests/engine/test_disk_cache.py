@@ -127,6 +127,19 @@ def test_states_alone_come_back_where_their_pages_are_still_there(tmp_path) -> N
     assert match.length == 149 and planner.cache.reach(np.array(PROMPT[:80]), "") == 0
     again = answer(planner, [*PROMPT[:80], 9, 9, 9])
     assert again.cached == planner.cache.disk_tokens == 40
+    assert 80 in again.marks  # where it parts from what is known
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_is_read_once_for_all_who_ask_together(tmp_path, kind) -> None:
+    planner = planner_with_disk(tmp_path, kind)
+    answer(planner, PROMPT)
+    other_traffic(planner)
+    both = [request([*PROMPT, token], 5) for token in (1, 2)]
+    for sequence in both:
+        planner.add(sequence)
+    run(planner)
+    assert both[0].cached == both[1].cached == planner.cache.disk_tokens > 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -151,11 +164,12 @@ def test_few_tokens_are_not_worth_it(tmp_path, kind) -> None:
 
 
 @pytest.mark.parametrize("kind", ["softmax", "window"])
-def test_nor_are_few_more_than_memory_has(tmp_path, kind) -> None:
+def test_nor_are_few_more_than_memory_has(tmp_path, kind, monkeypatch) -> None:
     planner = planner_with_disk(tmp_path, kind)
     answer(planner, PROMPT[:70])
     other_traffic(planner)
     assert answer(planner, [*PROMPT[:50], 9, 9, 9]).cached == 32
+    monkeypatch.setattr(disk_cache.os, "preadv", None)
     assert answer(planner, [*PROMPT[:66], 8, 8]).cached == 50  # the disk has 64
 
 
