@@ -6,10 +6,14 @@ Overhead: with 1, 8 and 32 sequences decoding, the share of the time that is spe
 conversation of ten turns with a system prompt of 400 tokens, 200 tokens in and 64 out a turn; the median time to the
 first token of turns 2 to 10 with and without the prefix cache, on MODEL and on a hybrid of its widths with random
 weights (seven lightning layers to each softmax layer).
+
+Disk: seconds to the first token for a conversation of 2,000 tokens and 20 new ones that memory had to forget, computed
+again, read from a file that the system has in memory, and from one that it has not; milliseconds to forget a page.
 """
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -72,6 +76,32 @@ def turns(opened: OpenModel, prefix_cache: bool, vocabulary: int = 10_000) -> li
     return seconds
 
 
+def resumed(opened: OpenModel, disk_bytes: int, repeats: int = 3, tokens: int = 2000) -> dict[str, object]:
+    """Seconds to the first token of a conversation that was forgotten, and milliseconds to forget one of its pages."""
+    random = np.random.default_rng(0)
+    ids, params = random.integers(100, 10_000, tokens).tolist(), SamplingParams(max_new_tokens=1)
+    found: dict[str, object] = {}
+    with Engine(opened, EngineOptions(context=4096, memory_tokens=4096, disk_bytes=disk_bytes)) as engine:
+        cache, everything = engine.core.scheduler.cache, engine.core.scheduler.pool.num_pages
+        engine.complete(ids, params)
+        for system in ("warm", "cold") if disk_bytes else ("none",):
+            seconds = []
+            for _ in range(repeats):
+                time.sleep(0.1)  # an answer is given before its pages are
+                pages, began = engine.statistics().pages_cached, time.perf_counter()
+                cache.make_room(everything)  # the engine's thread sleeps
+                found.setdefault("forget_page_ms", 1e3 * (time.perf_counter() - began) / pages)
+                if system == "cold":
+                    os.fsync(cache.disk._file.fileno())
+                    os.posix_fadvise(cache.disk._file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                began = time.perf_counter()
+                done = engine.complete(ids + random.integers(100, 10_000, 20).tolist(), params)
+                seconds.append(time.perf_counter() - began)
+            found |= {system: seconds, f"{system}_cached_tokens": done.cached_tokens}
+        found["disk_bytes"] = engine.statistics().disk_bytes
+    return found
+
+
 def hybrid(opened: OpenModel, quant: str, folder: Path) -> OpenModel:
     """A model of MiniMax-Text-01's pattern with this one's widths, heads and experts, and random weights."""
     config = opened.config
@@ -88,22 +118,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--quant", default="int4")
-    parser.add_argument("--only", choices=["overhead", "turns"])
+    parser.add_argument("--only", choices=["overhead", "turns", "disk"])
     arguments = parser.parse_args()
     opened = open_model(arguments.model, FORMS[arguments.quant])
     found: dict[str, object] = {}
-    if arguments.only != "turns":
+    if arguments.only in (None, "overhead"):
         for name, sampling in SAMPLINGS.items():
             for batch in (1, 8, 32):
                 found[f"overhead of {batch}, {name}"] = overhead(opened, batch, sampling)
                 print(batch, name, found[f"overhead of {batch}, {name}"], flush=True)
-    if arguments.only != "overhead":
-        with tempfile.TemporaryDirectory() as folder:
-            for name, model in (("mixture", opened), ("hybrid", hybrid(opened, arguments.quant, Path(folder)))):
+    with tempfile.TemporaryDirectory() as folder:
+        models = {"mixture": opened}
+        if arguments.only != "overhead":
+            models["hybrid"] = hybrid(opened, arguments.quant, Path(folder))
+        for name, model in models.items():
+            if arguments.only in (None, "turns"):
                 with_cache, without = turns(model, True), turns(model, False)
                 ratio = statistics.median(without[1:]) / statistics.median(with_cache[1:])
                 found[f"turns, {name}"] = {"with": with_cache, "without": without, "ratio": ratio}
                 print(name, found[f"turns, {name}"], flush=True)
+            if arguments.only in (None, "disk"):
+                found[f"disk, {name}"] = {"again": resumed(model, 0), "disk": resumed(model, 2**30)}
+                print(name, found[f"disk, {name}"], flush=True)
     print(json.dumps(found))
 
 

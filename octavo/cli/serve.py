@@ -17,6 +17,10 @@ MAX_WAITING = 64  # requests in line: one more is told to come again
 Host = Annotated[str, typer.Option(help="Address to listen on; only this machine's own, until there are keys.")]
 Port = Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535)]
 
+CacheDisk = Annotated[
+    float, typer.Option(help="GiB of a file for conversations that memory has no room for.", min=0, metavar="GIB")
+]
+
 
 def run(
     model: Model,
@@ -25,6 +29,7 @@ def run(
     name: Annotated[str | None, typer.Option(help="Name in the API [default: the folder's].")] = None,
     context: Context = 8192,
     memory_tokens: MemoryTokens = None,
+    cache_disk: CacheDisk = 0,
     quant: Quant = None,
     device: Device = "cpu",
     dtype: Dtype = None,
@@ -39,7 +44,13 @@ def run(
 
     listener = listen(host, port)
     opened = load_model(model, quant, device, dtype)
-    with Engine(opened, EngineOptions(context=context, memory_tokens=memory_tokens, max_waiting=MAX_WAITING)) as engine:
+    options = EngineOptions(
+        context=context,
+        memory_tokens=memory_tokens,
+        max_waiting=MAX_WAITING,
+        disk_bytes=int(cache_disk * 2**30),
+    )
+    with Engine(opened, options) as engine:
         serve_model(engine, name or Path(model).name, listener)
 
 

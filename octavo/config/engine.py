@@ -22,6 +22,8 @@ class EngineOptions:
     compress_snapshots: keep those in int8, a quarter of the bytes; answers after a hit may then differ.
     step_tokens: most prompt tokens in a step; step_tokens_beside: the same while others decode, who wait for it.
     prefix_cache: whether what requests have in common is kept.
+    disk_bytes: of a file that takes what the prefix cache has no room for, 0 for none. disk_folder: where it lies,
+    octavo's own folder by default; it has no name there, and nothing is left of it.
     speculate: tokens guessed ahead at most, by what followed the same tokens before; answers do not change by it.
     """
 
@@ -35,6 +37,8 @@ class EngineOptions:
     step_tokens: int = 512
     step_tokens_beside: int = 128
     prefix_cache: bool = True
+    disk_bytes: int = 0
+    disk_folder: str | None = None
     speculate: int = 8
 
     def __post_init__(self) -> None:
@@ -42,7 +46,7 @@ class EngineOptions:
         for name in ("context", "max_running", "max_waiting", "step_tokens", "step_tokens_beside"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}: it must be at least 1")
-        for name in ("state_bytes", "snapshot_bytes"):
+        for name in ("state_bytes", "snapshot_bytes", "disk_bytes"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} is {getattr(self, name)}: it must be 0 or above")
         if not 0 <= self.speculate <= 16:

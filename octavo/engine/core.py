@@ -59,7 +59,8 @@ class Statistics:
 
     tokens: computed, prompts and answers; cached_tokens: of prompts, which the prefix cache saved; expert_counts: int64
     [layers, E], tokens that each expert computed. running, waiting: sequences; pages_free: pages that nobody holds,
-    pages_cached: that only the prefix cache holds; snapshot_bytes: its states.
+    pages_cached: that only the prefix cache holds; snapshot_bytes: its states. disk_bytes: of its file in use;
+    disk_tokens: that came back from there.
     """
 
     steps: int
@@ -71,6 +72,8 @@ class Statistics:
     pages_free: int
     pages_cached: int
     snapshot_bytes: int
+    disk_bytes: int
+    disk_tokens: int
     expert_counts: NDArray[np.int64]
 
 
@@ -156,6 +159,8 @@ class Core:
             pages_free=scheduler.pool.free,
             pages_cached=scheduler.pool.evictable,
             snapshot_bytes=scheduler.cache.snapshot_bytes,
+            disk_bytes=scheduler.cache.disk.used_bytes if scheduler.cache.disk else 0,
+            disk_tokens=scheduler.cache.disk_tokens,
             expert_counts=self._expert_counts.copy(),
         )
 

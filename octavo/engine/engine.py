@@ -27,6 +27,7 @@ from octavo.data.tokenizer import Tokenizer
 from octavo.engine.answer import Answer, Completion, Piece
 from octavo.engine.bulk import Done, Gathered, completion, run_all
 from octavo.engine.core import Core, Job, Statistics
+from octavo.engine.disk_cache import DiskCache
 from octavo.engine.grammar import Grammars
 from octavo.engine.open import OpenModel, open_model
 from octavo.engine.pages import PagePool
@@ -103,8 +104,10 @@ class Engine:
         self.close()
 
     def close(self) -> None:
-        """End every request with an error, and the engine's thread. Idempotent."""
+        """End every request with an error, the engine's thread, and its file on disk. Idempotent."""
         self.core.close()
+        if self.core.scheduler.cache.disk is not None:
+            self.core.scheduler.cache.disk.close()
 
     @property
     def closed(self) -> bool:
@@ -368,10 +371,13 @@ def make_scheduler(runner: Runner, options: EngineOptions) -> Scheduler:
     pool = PagePool(runner.num_pages)
     cost = Cost.of(config, model_figures(config).active_parameters)
     needs_states = runner.num_slots > 0
-    cache = PrefixCache(
-        pool, cost, runner.page_bytes, needs_states, options.snapshot_bytes, enabled=options.prefix_cache
-    )
     memory = RunnerMemory(runner, options.compress_snapshots)
+    disk = None
+    if options.prefix_cache and options.disk_bytes:
+        disk = DiskCache(memory, options.disk_bytes, runner.page_bytes, options.disk_folder)
+    cache = PrefixCache(
+        pool, cost, runner.page_bytes, needs_states, options.snapshot_bytes, enabled=options.prefix_cache, disk=disk
+    )
     return Scheduler(options, pool, cache, memory, runner.num_slots, config.sliding_window)
 
 

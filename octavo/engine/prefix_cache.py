@@ -3,7 +3,7 @@
 Keys and values can be taken up at any token. Recurrent states exist only where a snapshot was kept, so a hybrid model
 goes on from the longest known beginning that has one; what lies behind the last snapshot of a way is of no use, and
 not kept. Pages come from the pool that running sequences use, and are given back to it when they are needed; the
-snapshots have a budget of bytes of their own.
+snapshots have a budget of bytes of their own. What is forgotten goes to the disk if there is a `DiskCache`.
 
 Tokens are counted as the work to compute them, later ones more (`Cost`). What is forgotten first: `eviction.py`.
 """
@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from octavo.config import ModelConfig
+from octavo.engine.disk_cache import DiskCache
 from octavo.engine.eviction import GreedyDual
 from octavo.engine.pages import PagePool
 from octavo.engine.radix import Match, Node, RadixTree, Tokens
 from octavo.engine.runner import PAGE_TOKENS
+
+NEAR = PAGE_TOKENS  # tokens so few that it is not worth a snapshot, waiting or reading a disk to have them
 
 
 class Snapshot(Protocol):
@@ -61,12 +64,20 @@ class PrefixCache:
     """The known beginnings. With `snapshot_bytes` 0 a hybrid model has none, with `enabled` false nothing has."""
 
     def __init__(
-        self, pool: PagePool, cost: Cost, page_bytes: int, needs_states: bool, snapshot_bytes: int, enabled: bool = True
+        self,
+        pool: PagePool,
+        cost: Cost,
+        page_bytes: int,
+        needs_states: bool,
+        snapshot_bytes: int,
+        enabled: bool = True,
+        disk: DiskCache | None = None,
     ) -> None:
         self._pool, self._cost, self._needs_states = pool, cost, needs_states
         self._page_bytes = max(page_bytes, 1)
         self._budget, self._used = snapshot_bytes, 0
         self.enabled = enabled and (not needs_states or snapshot_bytes > 0)
+        self.disk, self.disk_tokens = disk, 0  # tokens that came back from the disk
         self._tree = RadixTree(pool)
         self._leaves: GreedyDual[Node] = GreedyDual()
         self._snapshots: GreedyDual[Node] = GreedyDual()
@@ -79,8 +90,7 @@ class PrefixCache:
     def find(self, ids: Tokens, tenant: str, most: int) -> Hit:
         """The longest beginning of `ids` that can be taken up, of at most `most` tokens."""
         match = self._tree.match(ids[:most], tenant)
-        last = self._last_with_states(match)
-        length = (last.end if last else 0) if self._needs_states else match.length
+        last, length = self._last_with_states(match), self._usable(match)
         for node in match.nodes:
             self._renew(node)
         pages = match.pages(length) if length else []
@@ -89,7 +99,40 @@ class PrefixCache:
 
     def reach(self, ids: Tokens, tenant: str) -> int:
         """How much of `ids` could be taken up; nothing is held or renewed."""
-        match = self._tree.match(ids, tenant)
+        return self._usable(self._tree.match(ids, tenant))
+
+    def fetch(self, ids: Tokens, tenant: str, most: int) -> Hit | None:
+        """What `find` would give if all that is on disk were in memory; None where that is not much more than it does.
+
+        It is read into free pages, and kept.
+        """
+        if self.disk is None:
+            return None
+        match = self._tree.match(ids[:most], tenant)
+        usable = self._usable(match)
+        found = self.disk.find(ids[:most], tenant, match.length, self._needs_states)
+        if found.length - usable < NEAR:
+            return None
+        pages = match.pages(min(found.length, match.length))
+        self._pool.hold(pages)
+        if not self.make_room(len(found.pages)):
+            self._pool.release(pages)
+            return None
+        fresh = self._pool.take(len(found.pages))
+        read, states = self.disk.load(found, fresh)
+        in_memory = -(-found.length // PAGE_TOKENS) - len(fresh)  # without a page of both: the one read holds more
+        length = found.length if read == len(fresh) else (in_memory + read) * PAGE_TOKENS
+        if length - usable < NEAR or self._needs_states and states is None:
+            self._pool.release(pages + fresh)
+            return None
+        self._pool.release(pages[in_memory:] + fresh[read:])
+        pages = pages[:in_memory] + fresh[:read]
+        self.keep(ids[:length], pages, tenant, states)
+        self.disk_tokens += length - usable
+        return Hit(length, pages, states, max(length, match.length))
+
+    def _usable(self, match: Match) -> int:
+        """Tokens of a match that can be taken up."""
         last = self._last_with_states(match)
         return (last.end if last else 0) if self._needs_states else match.length
 
@@ -135,9 +178,11 @@ class PrefixCache:
         return True
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Forget everything, on the disk too."""
         while (leaf := self._leaves.pop()) is not None:
             self._drop(leaf)
+        if self.disk is not None:
+            self.disk.clear()
 
     def check(self) -> None:
         """Raise AssertionError where the books do not agree with the tree: for tests."""
@@ -148,6 +193,8 @@ class PrefixCache:
         assert len(self._leaves) == sum(not node.children for node in nodes)
         assert len(self._snapshots) == sum(node.states is not None for node in nodes)
         assert not self._needs_states or all(node.children or node.states is not None for node in nodes)
+        if self.disk is not None:
+            self.disk.check()
 
     def _renew(self, node: Node) -> None:
         node.used = self._leaves.clock
@@ -177,6 +224,7 @@ class PrefixCache:
             return
         parent = leaf.parent
         assert parent is not None, "a root is no leaf"
+        self._spill(leaf, leaf.pages[-1:])
         self._tree.trim(leaf)
         self._as_leaf(leaf if leaf.parent is not None else parent, leaf.used)
 
@@ -186,6 +234,7 @@ class PrefixCache:
         while useless:
             parent = node.parent
             assert parent is not None, "a root is no leaf"
+            self._spill(node, node.pages)
             self._forget_states(node)
             self._leaves.discard(node)
             self._tree.remove(node)
@@ -203,9 +252,16 @@ class PrefixCache:
     def _forget_snapshot(self) -> None:
         node = self._snapshots.pop()
         assert node is not None
+        self._spill(node, [])
         self._forget_states(node)
         if not node.children:
             self._drop(node)
+
+    def _spill(self, node: Node, pages: Sequence[int]) -> None:
+        """Let the disk have what is about to be forgotten: the last pages of a node, and its states."""
+        if self.disk is not None:
+            ids, tenant = node.prefix()
+            self.disk.spill(ids, tenant, pages, node.states)
 
     def _forget_states(self, node: Node) -> None:
         if node.states is not None:

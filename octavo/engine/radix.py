@@ -25,7 +25,7 @@ Tokens = NDArray[np.int64]
 class Node:
     """The tokens [start, end) of the prefixes that lead through it. pages: those with these tokens, in order; states:
     the recurrent states after token end - 1, None where there are none. used: when it last was, by the clock of what
-    evicts."""
+    evicts. tenant: whose they are, of a root."""
 
     tokens: Tokens
     start: int
@@ -34,19 +34,20 @@ class Node:
     children: dict[int, "Node"] = field(default_factory=dict)
     states: Any = None
     used: float = 0.0
+    tenant: str = ""
 
     @property
     def end(self) -> int:
         """Length of the prefix that ends with this node."""
         return self.start + len(self.tokens)
 
-    def path(self) -> "list[Node]":
-        """The nodes from below the root to this one."""
-        nodes, node = [], self
+    def prefix(self) -> tuple[Tokens, str]:
+        """All tokens up to this node's end, and the tenant."""
+        parts, node = [self.tokens], self
         while node.parent is not None:
-            nodes.append(node)
             node = node.parent
-        return nodes[::-1]
+            parts.append(node.tokens)
+        return np.concatenate(parts[::-1]), node.tenant
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class RadixTree:
         first = match.length // PAGE_TOKENS
         if match.length < len(ids) and min(pages[first : -(-len(ids) // PAGE_TOKENS)]) < 0:
             return None
-        node = match.nodes[-1] if match.nodes else self._roots.setdefault(tenant, _root())
+        node = match.nodes[-1] if match.nodes else self._roots.setdefault(tenant, _root(tenant))
         if match.length < node.end:
             node = self.split(node, match.length)
         if match.length < len(ids):
@@ -182,5 +183,5 @@ def _pages_between(start: int, end: int) -> int:
     return -(-end // PAGE_TOKENS) - start // PAGE_TOKENS
 
 
-def _root() -> Node:
-    return Node(np.zeros(0, np.int64), 0, [], None)
+def _root(tenant: str) -> Node:
+    return Node(np.zeros(0, np.int64), 0, [], None, tenant=tenant)

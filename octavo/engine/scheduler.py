@@ -17,7 +17,7 @@ import numpy as np
 
 from octavo.config import EngineOptions
 from octavo.engine.pages import PagePool
-from octavo.engine.prefix_cache import PrefixCache, Snapshot
+from octavo.engine.prefix_cache import NEAR, Hit, PrefixCache, Snapshot
 from octavo.engine.radix import Tokens, common_prefix
 from octavo.engine.runner import PAGE_TOKENS
 from octavo.errors import UserError
@@ -25,7 +25,6 @@ from octavo.errors import UserError
 MAX_DRAFT = 16  # tokens guessed at once by a sequence
 DRAFT_ROWS = 24  # by all together: with more, wrong guesses cost more than right ones save (docs/log.md)
 LOGIT_ROWS = 128  # of one sequence in a step: with 200,000 tokens a vocabulary, 100 MB
-NEAR = PAGE_TOKENS  # tokens so few that it is not worth a snapshot, or waiting, to have them from the prefix cache
 
 
 class Memory(Protocol):
@@ -249,13 +248,16 @@ class Scheduler:
         if self.running and sequence is self._refused and spare <= self._refused_at:
             return False
         hit = self.cache.find(sequence.array(), sequence.tenant, sequence.most_cached)
-        sequence.pages, sequence.computed = hit.pages, hit.length
-        self._let_go(sequence)
+        self._take_hit(sequence, hit)
         wanted = self._missing(sequence, len(sequence.ids) + 1) + (hit.length % PAGE_TOKENS > 0)
         if self.running and wanted + promised > self.pool.free + self.pool.evictable:
             self._release(sequence)
             self._refused, self._refused_at = sequence, spare  # in vain until there is more
             return False
+        if more := self.cache.fetch(sequence.array(), sequence.tenant, sequence.most_cached):  # now that it does fit
+            self._release(sequence)
+            hit = more
+            self._take_hit(sequence, hit)
         if hit.length % PAGE_TOKENS and not self._own_last_page(sequence):
             self._release(sequence)
         if self._needs_states:
@@ -267,6 +269,10 @@ class Scheduler:
         if sequence.cached < 0:
             sequence.cached = sequence.computed
         return True
+
+    def _take_hit(self, sequence: Sequence, hit: Hit) -> None:
+        sequence.pages, sequence.computed = hit.pages, hit.length
+        self._let_go(sequence)
 
     def _own_last_page(self, sequence: Sequence) -> bool:
         """Replace the last page, which others read, by a copy; False where there is no page for it."""

@@ -1,5 +1,6 @@
 """Recurrent states outside of their slots: exact, or in int8 at a quarter of the bytes."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,3 +51,25 @@ class RunnerMemory:
     def restore(self, slot: int, states: Any, tokens: int) -> None:
         """Put states back, those after `tokens` tokens."""
         self._runner.write_states(slot, states.restored() if isinstance(states, Compressed) else states, tokens)
+
+    def read_page(self, page: int) -> NDArray[np.uint8]:
+        """A copy of a page's bytes."""
+        return self._runner.read_page(page)
+
+    def write_page(self, page: int, data: NDArray[np.uint8]) -> None:
+        """Fill a page with what `read_page` gave."""
+        self._runner.write_page(page, data)
+
+    def to_bytes(self, states: "NDArray[np.float32] | Compressed") -> NDArray[np.uint8]:
+        """What `save` gave, as bytes."""
+        arrays: list[NDArray[Any]] = [states.values, states.scales] if isinstance(states, Compressed) else [states]
+        return np.concatenate([array.reshape(-1).view(np.uint8) for array in arrays])
+
+    def from_bytes(self, data: NDArray[np.uint8]) -> "NDArray[np.float32] | Compressed":
+        """What `to_bytes` was given."""
+        config = self._runner.config
+        shape = (len(config.lightning_layers), config.num_heads, config.head_dim, config.head_dim)
+        if not self._compress:
+            return data.view(np.float32).reshape(shape)
+        values, scales = np.split(data, [math.prod(shape)])
+        return Compressed(values.view(np.int8).reshape(shape), scales.view(np.float32).reshape(*shape[:-1], 1))

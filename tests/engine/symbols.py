@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 import numpy as np
+from numpy.typing import NDArray
 
 from octavo.config import EngineOptions
+from octavo.engine.disk_cache import SECTOR, DiskCache
 from octavo.engine.pages import PagePool
 from octavo.engine.prefix_cache import Cost, PrefixCache
 from octavo.engine.radix import Node
@@ -52,6 +54,18 @@ class Symbols:
         assert states.tokens == tokens
         self._slots[slot] = states
 
+    def read_page(self, page: int) -> NDArray[np.uint8]:
+        return np.array([-1 if seen is None else seen for seen in self._pages[page]]).view(np.uint8)  # no hash is -1
+
+    def write_page(self, page: int, data: NDArray[np.uint8]) -> None:
+        self._pages[page] = [None if seen == -1 else seen for seen in data.view(np.int64).tolist()]
+
+    def to_bytes(self, states: States) -> NDArray[np.uint8]:
+        return np.array([states.seen, states.tokens, states.nbytes]).view(np.uint8)
+
+    def from_bytes(self, data: NDArray[np.uint8]) -> States:
+        return States(*data.view(np.int64).tolist())
+
     def step(self, shares: Sequence[Share]) -> None:
         """Read what each share needs, then write all new tokens, as a runner does."""
         writes: dict[tuple[int, int], int] = {}
@@ -78,8 +92,12 @@ def scheduler(pages: int, slots: int = 0, window: int | None = None, **options: 
     """A scheduler on a symbolic memory."""
     chosen = EngineOptions(**{"snapshot_bytes": 8000, "step_tokens": 50, "step_tokens_beside": 20} | options)
     pool = PagePool(pages)
-    cache = PrefixCache(pool, Cost(100.0, window), 320, slots > 0, chosen.snapshot_bytes, chosen.prefix_cache)
-    return Scheduler(chosen, pool, cache, Symbols(pages, slots, window), slots, window)
+    memory = Symbols(pages, slots, window)
+    disk = DiskCache(memory, chosen.disk_bytes, SECTOR, chosen.disk_folder) if chosen.disk_bytes else None
+    cache = PrefixCache(
+        pool, Cost(100.0, window), 320, slots > 0, chosen.snapshot_bytes, chosen.prefix_cache, disk=disk
+    )
+    return Scheduler(chosen, pool, cache, memory, slots, window)
 
 
 def request(ids: Sequence[int], new: int = 5, tenant: str = "", marks: Sequence[int] = ()) -> Tokens:
