@@ -72,6 +72,7 @@ class RadixTree:
     def __init__(self, pool: PagePool) -> None:
         self._pool = pool
         self._roots: dict[str, Node] = {}
+        self._tenants: dict[Node, str] = {}  # of each root
 
     def match(self, ids: Tokens, tenant: str) -> Match:
         """The longest known beginning of `ids`."""
@@ -99,7 +100,7 @@ class RadixTree:
         first = match.length // PAGE_TOKENS
         if match.length < len(ids) and min(pages[first : -(-len(ids) // PAGE_TOKENS)]) < 0:
             return None
-        node = match.nodes[-1] if match.nodes else self._roots.setdefault(tenant, _root())
+        node = match.nodes[-1] if match.nodes else self._root(tenant)
         if match.length < node.end:
             node = self.split(node, match.length)
         if match.length < len(ids):
@@ -144,7 +145,7 @@ class RadixTree:
         del parent.children[int(leaf.tokens[0])]
         leaf.parent, leaf.pages, leaf.states = None, [], None
         if parent.parent is None and not parent.children:  # nothing is left of a tenant
-            self._roots = {tenant: root for tenant, root in self._roots.items() if root.children}
+            del self._roots[self._tenants.pop(parent)]
 
     def nodes(self) -> Iterator[Node]:
         """Every node but the roots, parents first."""
@@ -154,6 +155,12 @@ class RadixTree:
             if node.parent is not None:
                 yield node
             stack.extend(node.children.values())
+
+    def _root(self, tenant: str) -> Node:
+        if tenant not in self._roots:
+            root = self._roots[tenant] = Node(np.zeros(0, np.int64), 0, [], None)
+            self._tenants[root] = tenant
+        return self._roots[tenant]
 
     def _extend(self, node: Node, tokens: Tokens, pages: list[int]) -> Node:
         """Let the prefix of `node` go on with `tokens`: in the node itself where that is the same sequence going on."""
@@ -180,7 +187,3 @@ def common_prefix(a: Tokens, b: Tokens) -> int:
 
 def _pages_between(start: int, end: int) -> int:
     return -(-end // PAGE_TOKENS) - start // PAGE_TOKENS
-
-
-def _root() -> Node:
-    return Node(np.zeros(0, np.int64), 0, [], None)
