@@ -178,3 +178,14 @@ def test_a_job_is_told_even_where_its_memory_cannot_be_put_right(tokenizer, monk
         wait_until(lambda: engine.core._closed)
     pieces = [got.get(timeout=5) for _ in range(got.qsize())]
     assert isinstance(pieces[-1], RuntimeError)
+
+
+def test_a_long_prompt_is_not_put_off_by_shorter_ones_for_ever() -> None:
+    planner = scheduler(200, max_running=4, step_tokens=2, step_tokens_beside=2, prefix_cache=False)
+    long = request(IDS[:90], new=1)
+    planner.add(long)
+    for number in range(200):  # there are always more short ones than can have a token each
+        while len(planner.running) + len(planner.waiting) < 6:
+            planner.add(request([number, 1, 2, 3, 4, 5], new=1))
+        run_step(planner)
+    assert long.computed == 90 or not long.let_in
