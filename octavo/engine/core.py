@@ -256,8 +256,8 @@ class Core:
 
     def _end(self, job: Job, keep: bool) -> None:
         self._cached += max(0, job.sequence.cached)
+        self.scheduler.remove(job.sequence, keep)  # first: where that fails, the job is among those to be told
         del self._jobs[job.sequence]
-        self.scheduler.remove(job.sequence, keep)
         with self._changed:
             self._changed.notify_all()
 

@@ -145,7 +145,7 @@ class RadixTree:
         del parent.children[int(leaf.tokens[0])]
         leaf.parent, leaf.pages, leaf.states = None, [], None
         if parent.parent is None and not parent.children:  # nothing is left of a tenant
-            self._roots = {tenant: root for tenant, root in self._roots.items() if root.children}
+            del self._roots[parent.tenant]
 
     def nodes(self) -> Iterator[Node]:
         """Every node but the roots, parents first."""

@@ -156,7 +156,8 @@ class Scheduler:
         shares = [self._decoding_share(each, most) for each in decoding if each.let_in]
         self._let_in()
         rows = self.options.step_tokens_beside if shares else self.options.step_tokens
-        prompts = sorted((each for each in self.running if each not in decoding), key=self._longest_chunk)
+        prompts = [each for each in self.running if each not in decoding][:rows]  # so that each gets a token at least
+        prompts.sort(key=self._longest_chunk)
         for index, sequence in enumerate(prompts):
             equal_share = -(-rows // (len(prompts) - index))  # what a short prompt leaves of its own goes to the others
             count = min(equal_share, self._longest_chunk(sequence))

@@ -3,6 +3,7 @@
 import gc
 import os
 import queue
+import time
 import weakref
 from collections.abc import Iterator
 
@@ -14,6 +15,9 @@ from octavo.data.tokenizer import Tokenizer
 from octavo.engine.answer import Answer, Piece
 from octavo.engine.core import Closed
 from octavo.engine.engine import Engine
+from octavo.engine.pages import PagePool
+from octavo.engine.radix import RadixTree
+from octavo.engine.runner import StepBatch, StepResult
 from octavo.engine.scheduler import Sequence
 from octavo.models import Decoder
 from tests.engine.engines import engine_threads, stepped, wait_until
@@ -137,3 +141,51 @@ def test_an_engine_that_nobody_has_any_more_is_closed_but_not_under_a_stream(tok
     del stream
     gc.collect()
     wait_until(lambda: not engine_threads() and runner() is None)
+
+
+def test_forgetting_a_tenant_does_not_look_at_all_others() -> None:
+    pool = PagePool(20_000)
+    tree = RadixTree(pool)
+    leaves = [tree.insert(np.arange(32), pool.take(1), str(tenant)) for tenant in range(20_000)]
+    began = time.process_time()
+    for leaf in leaves:
+        assert leaf is not None
+        tree.remove(leaf)
+    assert time.process_time() - began < 2  # in turns through all of them: 10 s
+    assert not list(tree.nodes())
+
+
+def test_a_job_is_told_even_where_its_memory_cannot_be_put_right(tokenizer, monkeypatch) -> None:
+    """A device that is lost: the step fails, and so does going back before the guess."""
+    decoder = Decoder(tiny_config("minimax_text_01")).initialise(4).eval()
+    got = queue.SimpleQueue[Piece | Exception]()
+
+    def lost(*_: object) -> None:
+        raise RuntimeError("the device is lost")
+
+    with Engine.for_decoder(decoder, tokenizer, EngineOptions(context=256)) as engine:
+        step = engine.runner.step
+
+        def fails_with_a_guess(batch: StepBatch) -> StepResult:
+            if len(batch.logit_rows) < 2:
+                return step(batch)
+            monkeypatch.setattr(engine.runner, "write_states", lost)
+            raise RuntimeError("the device is lost")
+
+        monkeypatch.setattr(engine.runner, "step", fails_with_a_guess)
+        same = {5: 1e6}  # one token for ever: a guess is sure to come
+        engine.submit(IDS[:3], SamplingParams(max_new_tokens=50, ignore_eos=True, logit_bias=same), got.put)
+        wait_until(lambda: engine.core._closed)
+    pieces = [got.get(timeout=5) for _ in range(got.qsize())]
+    assert isinstance(pieces[-1], RuntimeError)
+
+
+def test_a_long_prompt_is_not_put_off_by_shorter_ones_for_ever() -> None:
+    planner = scheduler(200, max_running=4, step_tokens=2, step_tokens_beside=2, prefix_cache=False)
+    long = request(IDS[:90], new=1)
+    planner.add(long)
+    for number in range(200):  # there are always more short ones than can have a token each
+        while len(planner.running) + len(planner.waiting) < 6:
+            planner.add(request([number, 1, 2, 3, 4, 5], new=1))
+        run_step(planner)
+    assert long.computed == 90 or not long.let_in
