@@ -98,8 +98,8 @@ class Answer:
         ids, draft = sequence.ids, sequence.draft
         known = len(ids) - 1 - start  # rows whose next token was given: those of a prompt
         for row in range(min(known, len(logits))):
-            token = ids[start + row + 1]
-            self._prompt_logprobs.append(log_probabilities(logits[row], token, self._params.prompt_logprobs or 0))
+            given = log_probabilities(logits[row], ids[start + row + 1], self._params.prompt_logprobs or 0)
+            self._prompt_logprobs.append(given)
         if known >= len(logits):
             sequence.first_wanted = start + len(logits)
             return False

@@ -86,7 +86,7 @@ class Core:
         self._thread: threading.Thread | None = None
         self._closed = False
         self._why = "the engine was closed"  # what those are told who come later
-        self._process = os.getpid()
+        self._owner = os.getpid()
         self._steps = self._tokens = self._cached = 0
         self._expert_counts = np.zeros((runner.config.num_layers, runner.config.num_experts), np.int64)
 
@@ -97,8 +97,8 @@ class Core:
         UserError for a job that could never fit, or in a process forked from the engine's; UsageError for a tenant that
         is no string; `Closed` after `close`.
         """
-        if os.getpid() != self._process:  # neither its thread nor the runner's came along
-            raise UserError("the engine belongs to the process that this one was forked from: make one here")
+        if os.getpid() != self._owner:  # neither its thread nor the runner's came along, and its lock may be held
+            raise Closed("the engine belongs to the process that this one was forked from: make one here")
         for job in jobs:
             if not isinstance(job.sequence.tenant, str):
                 raise UsageError(f"tenant is {job.sequence.tenant!r:.80}: it must be a string")
@@ -125,20 +125,21 @@ class Core:
 
     @property
     def closed(self) -> bool:
-        """Whether it takes no jobs any more: after `stop`, `close`, or a failure of its own."""
+        """Whether it takes no jobs any more: after `close`, or a failure of its own."""
         return self._closed
 
-    def stop(self) -> None:
-        """End every job with `Closed`, and the thread, after the step under way, without waiting for it."""
+    def close(self) -> None:
+        """End every job with `Closed`, and the thread, after the step under way. Idempotent; nothing in a fork."""
+        if os.getpid() != self._owner:
+            return
+        self._stop()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _stop(self) -> None:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-
-    def close(self) -> None:
-        """`stop`, and wait for the thread's end. Idempotent."""
-        self.stop()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
 
     def statistics(self) -> Statistics:
         """What was done, and what is held now."""
@@ -174,7 +175,7 @@ class Core:
             # a bug of ours: nobody may wait for answers that will not come
             logger.exception("the engine broke down")
             self._why = f"the engine broke down ({type(error).__name__}, see the log): make another"
-            self.stop()
+            self._stop()
             for job in [*self._jobs.values(), *self._arrived]:
                 _tell(job, error)
 
@@ -183,12 +184,12 @@ class Core:
         with self._changed:
             while not (self._arrived or self._cancelled or self._jobs or self._closed):
                 self._changed.wait()
-            arrived, cancelled = list(self._arrived), list(self._cancelled)
-            for job in arrived:
+            # an iterator that is collected as garbage just here, in this thread, cancels its request: not to be lost
+            cancelled, self._cancelled = self._cancelled, deque()
+            for job in self._arrived:
                 self._jobs[job.sequence] = job
                 self.scheduler.add(job.sequence)
             self._arrived.clear()
-            self._cancelled.clear()
             self._changed.notify_all()
             closed = self._closed
         for job in cancelled:
@@ -228,8 +229,8 @@ class Core:
             given = (result.hidden if job.hidden else result.logits)[first : first + rows]
             try:
                 over = job.take(start, given, token)
-            except Exception as error:  # noqa: BLE001 - a NaN, a grammar's limit: this request ends, others go on
-                self._fail(job, error)
+            except BaseException as error:  # noqa: BLE001 - a NaN, a listener's sys.exit: others go on
+                self._fail(job, error if isinstance(error, Exception) else RuntimeError(repr(error)))
             else:
                 if over:
                     self._end(job, keep=True)
@@ -259,5 +260,5 @@ class Core:
 def _tell(job: Job, error: Exception) -> None:
     try:
         job.emit(error)
-    except Exception:  # whoever made the request is gone; others go on
+    except BaseException:  # whoever made the request is gone; others go on
         logger.exception("nobody could be told that a request ended with %r", error)

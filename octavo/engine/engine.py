@@ -49,7 +49,7 @@ ALL_HIDDEN_ROWS = 512  # rows of hidden states in a step: far smaller than logit
 
 
 class Ticket:
-    """A request that was handed in; it keeps its engine."""
+    """A request that was handed in. Its engine stays open as long as somebody has it."""
 
     def __init__(self, engine: "Engine", jobs: Sequence[Job]) -> None:
         self._engine, self._jobs = engine, jobs
@@ -66,7 +66,8 @@ class Ticket:
 
 
 class Engine:
-    """Requests over one model. Safe to use from several threads; nothing runs before the first request.
+    """Requests over one model. Safe to use from several threads; nothing runs before the first request. One that nobody
+    has any more is closed, at the latest when the program ends.
 
     Each answer is what it would be alone: with the native runner bit for bit, whatever runs beside it, however its
     prompt is cut, with and without the prefix cache.
@@ -81,8 +82,8 @@ class Engine:
         self.runner = make_runner(opened, self.options)
         self.core = Core(self.runner, make_scheduler(self.runner, self.options))
         self._grammars = Grammars(self.tokenizer, self.config.vocab_size)
-        # the thread holds the core, not the engine: one that nobody holds any more gives its memory back
-        weakref.finalize(self, self.core.stop)
+        # else its thread would keep it, the model and all its memory, and be in torch when the interpreter goes
+        weakref.finalize(self, self.core.close)
 
     @classmethod
     def for_decoder(cls, decoder: "Decoder", tokenizer: Tokenizer, options: EngineOptions | None = None) -> "Engine":

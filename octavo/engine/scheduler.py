@@ -171,10 +171,11 @@ class Scheduler:
         for share in shares:
             sequence = share.sequence
             sequence.computed += share.count - share.draft
+            if share.draft:  # it may have to go back, and its states are past `computed`
+                continue
             if sequence.computed in sequence.marks or (share.start < sequence.prompt_tokens and not self._needs_states):
                 self._keep(sequence)
-            if not share.draft:  # else it may have to go back
-                self._let_go(sequence)
+            self._let_go(sequence)
 
     def settle(self, shares: Iterable[Share]) -> None:
         """Note which guesses were right, now that the sequences have their new tokens; undo the others."""
