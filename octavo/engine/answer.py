@@ -39,7 +39,8 @@ class Piece:
 
 @dataclass(frozen=True)
 class Completion:
-    """A whole answer: its text, the ids behind it (an end token included), and why it ended.
+    """A whole answer: its text, the ids that were chosen (an end token and those of a stop string included, though the
+    text ends before them), and why it ended.
 
     cached_tokens: those of the prompt that the prefix cache knew. logprobs: one a token, if they were asked for.
     """

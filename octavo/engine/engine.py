@@ -245,7 +245,7 @@ class Engine:
         """The answers to many prompts, in their order; where params.n is above 1, a prompt's answers follow one
         another. params: for all, or one for each.
 
-        With more than one prompt a progress bar is drawn on a terminal, unless `progress` is given (`silent` shows
+        With more than one prompt a progress bar is drawn on standard error, unless `progress` is given (`silent` shows
         nothing). Raises UserError for the first prompt that cannot be answered, before any is begun; Ctrl-C ends them
         all.
         """

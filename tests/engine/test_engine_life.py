@@ -125,3 +125,33 @@ def test_completions_are_made_while_others_run(monkeypatch) -> None:
     with make_engine() as engine:
         engine.generate(["a"] * 100, FEW, silent)
         assert len(made) == 100 and made[0] < engine.statistics().steps - 5
+
+
+def test_progress_counts_answered_prompts_and_ends_at_their_number() -> None:
+    for ask in (
+        lambda engine, show: engine.generate(["a"] * 7, FEW, show),
+        lambda engine, show: engine.log_likelihoods([([1], [2])] * 7, show),
+        lambda engine, show: engine.hidden_states([[1]] * 7, "last", show),
+    ):
+        seen: list[tuple[int, int]] = []
+        with make_engine() as engine:
+            ask(engine, lambda task, done, total, seen=seen: seen.append((done, total)))
+        assert seen == [(done, 7) for done in range(1, 8)]
+
+
+def test_many_prompts_draw_a_bar_with_the_time_left_and_one_draws_none(capsys) -> None:
+    with make_engine() as engine:
+        engine.complete("a", FEW)
+        assert capsys.readouterr().err == ""
+        engine.generate(["a", "b"], FEW)
+    out, err = capsys.readouterr()
+    assert not out and "generating" in err and "100% 0:00:00 0:00:00" in err
+
+
+def test_expert_counts_are_top_k_for_each_token_and_layer() -> None:
+    with make_engine() as engine:
+        assert not engine.statistics().expert_counts.any()
+        engine.generate(["abc", [3, 4, 5]], SamplingParams(max_new_tokens=9, ignore_eos=True), silent)
+        now = engine.statistics()
+        assert now.expert_counts.shape == (2, 5) and now.tokens > 10
+        assert (now.expert_counts.sum(1) == 3 * now.tokens).all()
