@@ -9,18 +9,15 @@ hold Python for minutes inside one operation.
     template.render([{"role": "user", "content": "Hello"}])
 """
 
-import contextlib
 import json
-import subprocess
-import sys
 import threading
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from octavo.errors import UserError
+from octavo.sandbox import Worker
 
 _WORKER = Path(__file__).with_name("template_worker.py")
 _MAX_REASON_CHARS = 500
@@ -53,7 +50,7 @@ class ChatTemplate:
                 f"chat template has {len(source)} characters, more than the limit of {self._limits.source_chars}"
             )
         self._turn = threading.Lock()
-        self._worker: _Worker | None = None
+        self._worker: Worker | None = None
 
     def render(
         self,
@@ -92,70 +89,15 @@ class ChatTemplate:
     def _ask(self, request: str) -> dict[str, str]:
         """One request to the worker, which is started when there is none and ended when it is late."""
         if self._worker is None or not self._worker.usable:
-            self._worker = _Worker(self._limits)
+            limits = self._limits
+            arguments = [str(limits.memory_mib), str(limits.output_chars)]
+            self._worker = Worker(_WORKER, arguments, "", limits.start_seconds)
         answer = self._worker.ask(request, self._limits.seconds)
         if not self._worker.usable:
             late, self._worker = self._worker.late, None
             if answer is None and late:
                 return {"error": f"took longer than its limit of {self._limits.seconds:g} seconds"}
         return answer or {"error": f"used more than its limit of {self._limits.memory_mib} MiB of memory, or crashed"}
-
-
-class _Worker:
-    """A running `template_worker.py`."""
-
-    def __init__(self, limits: Limits) -> None:
-        # -P: the folder of the script, with modules of ours, stays off its path
-        command = [sys.executable, "-P", str(_WORKER), str(limits.memory_mib), str(limits.output_chars)]
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            start_new_session=True,  # Ctrl-C in a terminal is meant for the answer, not for this process
-        )
-        self.late = self._gone = False
-        weakref.finalize(self, _end, self._process)
-        if self.ask("", limits.start_seconds) is None:
-            raise RuntimeError("the process that renders chat templates does not start")
-
-    @property
-    def usable(self) -> bool:
-        """Whether it can be asked again. The timer may have struck just after a good answer."""
-        return not (self.late or self._gone)
-
-    def ask(self, request: str, seconds: float) -> dict[str, str] | None:
-        """The worker's answer, or None if it died or was killed for being late."""
-        assert self._process.stdin and self._process.stdout
-        self._gone = (
-            True  # until a whole answer was read: after Ctrl-C one may be left in the pipe for the next request
-        )
-        timer = threading.Timer(seconds, self._kill)
-        timer.start()
-        try:
-            self._process.stdin.write(request + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        finally:
-            timer.cancel()
-        self._gone = not line.endswith("\n")  # the end of the pipe
-        return None if self._gone else json.loads(line)
-
-    def _kill(self) -> None:
-        self.late = True
-        self._process.kill()
-
-
-def _end(process: "subprocess.Popen[str]") -> None:
-    process.kill()
-    process.wait()
-    for pipe in (process.stdin, process.stdout):
-        with contextlib.suppress(BrokenPipeError):  # half a request may still be in the buffer
-            if pipe:
-                pipe.close()
 
 
 def _one_line(text: str) -> str:

@@ -26,7 +26,7 @@ class Piece:
     possible stop string is incomplete.
 
     finish_reason is set on the last piece only. index: which of a request's n answers. logprob: if it was asked for.
-    prompt_logprobs: on the first piece, if they were asked for, one for each token of the prompt but the first.
+    prompt_logprobs: on the first piece of answer 0, if they were asked for: of each token of the prompt but the first.
     """
 
     text: str
@@ -87,8 +87,8 @@ class Answer:
         known = len(self.sequence.ids) - 1 - start
         return self._sampler.wish(first + known) if known < rows and self._matcher is None else None
 
-    def take(self, start: int, logits: NDArray[np.float32], token: int | None = None) -> bool:
-        """Rows of logits [k, vocab] after the tokens from position `start` on; whether the answer is over. token: what
+    def take(self, start: int, logits: NDArray[np.float32], drawn: int | None = None) -> bool:
+        """Rows of logits [k, vocab] after the tokens from position `start` on; whether the answer is over. drawn: what
         came of its wish.
 
         Raises ValueError for logits that are not numbers, UserError where a grammar fails.
@@ -97,13 +97,13 @@ class Answer:
         ids, draft = sequence.ids, sequence.draft
         known = len(ids) - 1 - start  # rows whose next token was given: those of a prompt
         for row in range(min(known, len(logits))):
-            token = ids[start + row + 1]
-            self._prompt_logprobs.append(log_probabilities(logits[row], token, self._params.prompt_logprobs or 0))
+            given = log_probabilities(logits[row], ids[start + row + 1], self._params.prompt_logprobs or 0)
+            self._prompt_logprobs.append(given)
         if known >= len(logits):
             sequence.first_wanted = start + len(logits)
             return False
         before = len(ids)
-        over = self._choose(logits[known], token)
+        over = self._choose(logits[known], drawn)
         for row, guessed in zip(logits[known + 1 :], draft, strict=False):
             if over or ids[-1] != guessed:  # the rows from here on are of another text
                 break
@@ -120,7 +120,7 @@ class Answer:
         else:
             self._sampler.note(token)
         logprob = None if params.logprobs is None else log_probabilities(logits, token, params.logprobs)
-        first = len(sequence.ids) == sequence.prompt_tokens
+        first = len(sequence.ids) == sequence.prompt_tokens and self._index == 0
         prompt_logprobs = tuple(self._prompt_logprobs) if first and params.prompt_logprobs is not None else None
         sequence.ids.append(token)
         sequence.first_wanted = len(sequence.ids) - 1

@@ -50,9 +50,9 @@ def _run_all(
             for index in islice(upcoming, ahead - len(under_way)):
                 under_way[index] = start(index, done_with(index))
             index, result = arrived.get()
-            del under_way[index]
             if isinstance(result, Exception):
-                raise result
+                raise result  # still among those under way: its other answers are
+            del under_way[index]
             results[index] = result
             if progress:
                 progress(task, len(results), count)

@@ -1,6 +1,7 @@
 """The thread that computes: jobs come in, steps are planned, run and dealt out, until nothing is left to do."""
 
 import logging
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -47,7 +48,7 @@ class Job(Protocol):
         are rows `first` and on of all logits."""
         ...
 
-    def take(self, start: int, rows: NDArray[np.float32], token: int | None = None) -> bool:
+    def take(self, start: int, rows: NDArray[np.float32], drawn: int | None = None) -> bool:
         """The rows of the tokens from position `start` on, and what came of its wish; whether the job is over."""
         ...
 
@@ -87,6 +88,7 @@ class Core:
         self._jobs: dict[Tokens, Job] = {}
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._owner = os.getpid()
         self._steps = self._tokens = self._cached = 0
         self._expert_counts = np.zeros((runner.config.num_layers, runner.config.num_experts), np.int64)
 
@@ -94,8 +96,10 @@ class Core:
         """Let jobs take part as soon as there is room for them.
 
         Raises `Busy` when more than options.max_waiting would be in line, or waits for a place if `may_wait`;
-        UserError for a job that could never fit; `Closed` after `close`.
+        UserError for a job that could never fit; `Closed` after `close`, and in a process forked from the engine's own.
         """
+        if os.getpid() != self._owner:  # before the lock, which somebody may have held
+            raise Closed("the engine stayed in the process that made it: make one in each process, after the fork")
         for job in jobs:
             self.scheduler.check_fits(job.sequence.most)
         most = self.scheduler.options.max_waiting
@@ -120,6 +124,8 @@ class Core:
 
     def close(self) -> None:
         """End every job with `Closed`, and the thread, after the step under way. Idempotent."""
+        if os.getpid() != self._owner:
+            return
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -172,12 +178,12 @@ class Core:
         with self._changed:
             while not (self._arrived or self._cancelled or self._jobs or self._closed):
                 self._changed.wait()
-            arrived, cancelled = list(self._arrived), list(self._cancelled)
-            for job in arrived:
+            # an iterator that is collected as garbage just here, in this thread, cancels its request: not to be lost
+            cancelled, self._cancelled = self._cancelled, deque()
+            for job in self._arrived:
                 self._jobs[job.sequence] = job
                 self.scheduler.add(job.sequence)
             self._arrived.clear()
-            self._cancelled.clear()
             self._changed.notify_all()
             closed = self._closed
         for job in cancelled:
@@ -217,8 +223,8 @@ class Core:
             given = (result.hidden if job.hidden else result.logits)[first : first + rows]
             try:
                 over = job.take(start, given, token)
-            except Exception as error:  # noqa: BLE001 - a NaN, a grammar's limit: this request ends, others go on
-                self._fail(job, error)
+            except BaseException as error:  # noqa: BLE001 - a NaN, a listener's sys.exit: others go on
+                self._fail(job, error if isinstance(error, Exception) else RuntimeError(repr(error)))
             else:
                 if over:
                     self._end(job, keep=True)
@@ -248,5 +254,5 @@ class Core:
 def _tell(job: Job, error: Exception) -> None:
     try:
         job.emit(error)
-    except Exception:  # whoever made the request is gone; others go on
+    except BaseException:  # whoever made the request is gone; others go on
         logger.exception("nobody could be told that a request ended with %r", error)

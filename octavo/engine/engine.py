@@ -13,6 +13,7 @@ Who does what: `Core` is the thread that computes, `Scheduler` decides who takes
 import asyncio
 import queue
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,7 @@ from octavo.engine.scheduler import Scheduler
 from octavo.engine.scheduler import Sequence as Tokens
 from octavo.engine.scores import LogLikelihood, Pooled, Pooling, Score
 from octavo.engine.snapshots import RunnerMemory
-from octavo.errors import UserError
+from octavo.errors import UsageError, UserError
 from octavo.progress import Progress
 
 if TYPE_CHECKING:
@@ -48,10 +49,10 @@ ALL_HIDDEN_ROWS = 512  # rows of hidden states in a step: far smaller than logit
 
 
 class Ticket:
-    """A request that was handed in."""
+    """A request that was handed in. Its engine stays open as long as somebody has it."""
 
-    def __init__(self, core: Core, jobs: Sequence[Job]) -> None:
-        self._core, self._jobs = core, jobs
+    def __init__(self, engine: "Engine", jobs: Sequence[Job]) -> None:
+        self._engine, self._jobs = engine, jobs
         self.prompt_tokens = jobs[0].sequence.prompt_tokens
 
     @property
@@ -61,11 +62,12 @@ class Ticket:
 
     def cancel(self) -> None:
         """End the request after the step under way and give its memory back; harmless when it is over."""
-        self._core.cancel(self._jobs)
+        self._engine.core.cancel(self._jobs)
 
 
 class Engine:
-    """Requests over one model. Safe to use from several threads; nothing runs before the first request.
+    """Requests over one model. Safe to use from several threads; nothing runs before the first request. One that nobody
+    has any more is closed, at the latest when the program ends.
 
     Each answer is what it would be alone: with the native runner bit for bit, whatever runs beside it, however its
     prompt is cut, with and without the prefix cache.
@@ -80,6 +82,8 @@ class Engine:
         self.runner = make_runner(opened, self.options)
         self.core = Core(self.runner, make_scheduler(self.runner, self.options))
         self._grammars = Grammars(self.tokenizer, self.config.vocab_size)
+        # else its thread would keep it, the model and all its memory, and be in torch when the interpreter goes
+        weakref.finalize(self, self.core.close)
 
     @classmethod
     def for_decoder(cls, decoder: "Decoder", tokenizer: Tokenizer, options: EngineOptions | None = None) -> "Engine":
@@ -165,7 +169,7 @@ class Engine:
             )
             answers.append(answer)
         self.core.hand_in(answers, may_wait)
-        return Ticket(self.core, answers)
+        return Ticket(self, answers)
 
     def stream(self, prompt: Prompt, params: SamplingParams, tenant: str = "") -> Iterator[Piece]:
         """The answers piece by piece; closing the iterator ends the request. Raises what `submit` does, at once."""
@@ -220,6 +224,8 @@ class Engine:
 
     def complete(self, prompt: Prompt, params: SamplingParams, tenant: str = "") -> Completion:
         """One answer, whole. Raises UsageError where `params` ask for several: `generate` gives those."""
+        if params.n > 1:
+            raise UsageError(f"n is {params.n}: complete() gives one answer, generate() several")
         (completion,) = self.generate([prompt], params, tenant=tenant)
         return completion
 
@@ -241,7 +247,8 @@ class Engine:
         if isinstance(prompts, str):
             raise TypeError("prompts is a list: for a single text give [text], or use complete()")
         each = [params or SamplingParams()] * len(prompts) if not isinstance(params, Sequence) else list(params)
-
+        if len(each) != len(prompts):
+            raise UsageError(f"params has {len(each)} entries for {len(prompts)} prompts: give one for each, or one")
         tickets: dict[int, Ticket] = {}
 
         def start(index: int, done: Done) -> Ticket:
@@ -308,7 +315,7 @@ class Engine:
 
     def _start(self, job: Job) -> Ticket:
         self.core.hand_in([job], may_wait=True)
-        return Ticket(self.core, [job])
+        return Ticket(self, [job])
 
     def _continuation(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):

@@ -28,9 +28,15 @@ class GreedyDual(Generic[Entry]):
     def __contains__(self, entry: Entry) -> bool:
         return entry in self._worth
 
-    def touch(self, entry: Entry, value: float) -> None:
-        """Enter an entry, or note that it was used. value: the work that it saves, per byte."""
-        key = (self._clock + value, next(self._turns))
+    @property
+    def clock(self) -> float:
+        """The worth of the last entry that went."""
+        return self._clock
+
+    def touch(self, entry: Entry, value: float, used: float | None = None) -> None:
+        """Enter an entry, or note that it was used. value: the work that it saves, per byte; used: the clock when it
+        last was, if that is not now."""
+        key = ((self._clock if used is None else used) + value, next(self._turns))
         self._worth[entry] = key
         heapq.heappush(self._heap, (*key, entry))
         if len(self._heap) > 2 * len(self._worth) + 64:

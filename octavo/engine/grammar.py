@@ -86,7 +86,7 @@ class Grammars:
 
     @property
     def held_bytes(self) -> int:
-        """What the kept grammars are taken to hold."""
+        """What the kept grammars are taken to hold: at most cache_bytes, and what they grew by since one was kept."""
         with self._keeping:
             return self._held()
 

@@ -6,6 +6,7 @@ is not as guessed ends the guess. It pays where answers quote: edits, summaries,
 """
 
 MATCHED = 3  # tokens that must be the same
+_REMEMBERED = 16_384  # last tokens of a prompt that are searched: an index of a million would take a second
 _LONGEST_PAUSE = 64  # steps without a guess, after many in a row that were wrong at once
 
 
@@ -29,7 +30,7 @@ class Lookup:
             self._length = min(2 * self._length, self._most) if right == guessed else max(1, right)
             self._failures = 0 if right else self._failures + 1
             self._pause = 0 if right else min(2**self._failures, _LONGEST_PAUSE)
-        for end in range(max(self._indexed, MATCHED), len(ids)):
+        for end in range(max(self._indexed, MATCHED, len(ids) - _REMEMBERED), len(ids)):
             self._places[tuple(ids[end - MATCHED : end])] = end
         self._indexed = max(self._indexed, len(ids))
         if self._pause:

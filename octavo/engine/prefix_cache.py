@@ -197,6 +197,7 @@ class PrefixCache:
             self.disk.check()
 
     def _renew(self, node: Node) -> None:
+        node.used = self._leaves.clock
         if node.states is not None:
             value = self._cost.between(self._last_snapshot(node), node.end) / node.states.nbytes
             self._snapshots.touch(node, value)
@@ -225,7 +226,7 @@ class PrefixCache:
         assert parent is not None, "a root is no leaf"
         self._spill(leaf, leaf.pages[-1:])
         self._tree.trim(leaf)
-        self._as_leaf(leaf if leaf.parent is not None else parent)
+        self._as_leaf(leaf if leaf.parent is not None else parent, leaf.used)
 
     def _drop(self, leaf: Node) -> None:
         """Forget a leaf, and the nodes above it that nothing goes through any more."""
@@ -239,12 +240,14 @@ class PrefixCache:
             self._tree.remove(node)
             useless = self._needs_states and parent.states is None and parent.parent is not None and not parent.children
             node = parent
-        self._as_leaf(node)
+        self._as_leaf(node, leaf.used)
 
-    def _as_leaf(self, node: Node) -> None:
-        """A node that lost its end, or a child, may be a leaf of another worth now."""
+    def _as_leaf(self, node: Node, used: float) -> None:
+        """A node that lost its end, or a child last used then, may be a leaf of another worth now. This is no use of
+        it: else all would lose their ends in turns, the latest used as well as the oldest."""
+        node.used = max(node.used, used)
         if node.parent is not None and not node.children:
-            self._leaves.touch(node, self._leaf_value(node))
+            self._leaves.touch(node, self._leaf_value(node), node.used)
 
     def _forget_snapshot(self) -> None:
         node = self._snapshots.pop()

@@ -24,7 +24,8 @@ Tokens = NDArray[np.int64]
 @dataclass(eq=False)
 class Node:
     """The tokens [start, end) of the prefixes that lead through it. pages: those with these tokens, in order; states:
-    the recurrent states after token end - 1, None where there are none; tenant: whose they are, of a root."""
+    the recurrent states after token end - 1, None where there are none. used: when it last was, by the clock of what
+    evicts. tenant: whose they are, of a root."""
 
     tokens: Tokens
     start: int
@@ -32,6 +33,7 @@ class Node:
     parent: "Node | None"
     children: dict[int, "Node"] = field(default_factory=dict)
     states: Any = None
+    used: float = 0.0
     tenant: str = ""
 
     @property
@@ -113,7 +115,8 @@ class RadixTree:
         if not node.start < at < node.end or node.parent is None:
             raise ValueError(f"cannot cut tokens {node.start} to {node.end} after {at}")
         kept, first = at - node.start, at // PAGE_TOKENS - node.start // PAGE_TOKENS
-        upper = Node(node.tokens[:kept], node.start, node.pages[: _pages_between(node.start, at)], node.parent)
+        pages = node.pages[: _pages_between(node.start, at)]
+        upper = Node(node.tokens[:kept], node.start, pages, node.parent, used=node.used)
         node.parent.children[int(node.tokens[0])] = upper
         node.tokens, node.start, node.parent = node.tokens[kept:], at, upper
         node.pages = node.pages[first:]

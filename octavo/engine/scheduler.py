@@ -67,6 +67,7 @@ class Sequence:
     slot: int = -1
     let_in: bool = False
     draft: list[int] = field(default_factory=list)
+    _array: Tokens = field(default_factory=lambda: np.zeros(0, np.int64), repr=False)
     before_draft: "tuple[int, Snapshot | None] | None" = None  # tokens computed, and the states after them
 
     @property
@@ -85,8 +86,11 @@ class Sequence:
         return min(self.first_wanted, len(self.ids) - 1)
 
     def array(self, end: int | None = None) -> Tokens:
-        """The first tokens, int64."""
-        return np.array(self.ids[:end], np.int64)
+        """The first `end` tokens, by default all: int64, not to be written to."""
+        end = len(self.ids) if end is None else end
+        if end > len(self._array):
+            self._array = np.array(self.ids, np.int64)
+        return self._array[:end]
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,8 @@ class Scheduler:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.preemptions = 0
+        self._refused: Sequence | None = None
+        self._refused_at = 0
 
     def check_fits(self, length: int) -> None:
         """Raise UserError for a sequence that could not reach `length` tokens even if it ran alone."""
@@ -130,12 +136,10 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         """Put a sequence at the end of the line. Raises UserError for one that could never fit."""
         self.check_fits(sequence.most)
-        if not self._needs_states:
-            sequence.marks.clear()
-        elif sequence.most_cached >= 2 * NEAR and not any(
-            mark >= sequence.most_cached - NEAR for mark in sequence.marks
-        ):
-            sequence.marks.add(sequence.most_cached)
+        last = sequence.most_cached
+        sequence.marks = {mark for mark in sequence.marks if mark >= NEAR} if self._needs_states else set()
+        if self._needs_states and last >= 2 * NEAR and not any(mark >= last - NEAR for mark in sequence.marks):
+            sequence.marks.add(last)
         self.waiting.append(sequence)
 
     def remove(self, sequence: Sequence, keep: bool = True) -> None:
@@ -166,10 +170,11 @@ class Scheduler:
         for share in shares:
             sequence = share.sequence
             sequence.computed += share.count - share.draft
+            if share.draft:  # it may have to go back, and its states are past `computed`
+                continue
             if sequence.computed in sequence.marks or (share.start < sequence.prompt_tokens and not self._needs_states):
                 self._keep(sequence)
-            if not share.draft:  # else it may have to go back
-                self._let_go(sequence)
+            self._let_go(sequence)
 
     def settle(self, shares: Iterable[Share]) -> None:
         """Note which guesses were right, now that the sequences have their new tokens; undo the others."""
@@ -238,12 +243,16 @@ class Scheduler:
     def _find_memory(self, sequence: Sequence) -> bool:
         """Take what the cache knows of a sequence; False, and nothing taken, where the rest would not fit beside those
         that run. A sequence that is alone always fits."""
+        promised = sum(self._missing(each, len(each.ids)) + 1 for each in self.running)
+        spare = self.pool.free + self.pool.evictable - promised
+        if self.running and sequence is self._refused and spare <= self._refused_at:
+            return False
         hit = self.cache.find(sequence.array(), sequence.tenant, sequence.most_cached)
         self._take_hit(sequence, hit)
-        promised = sum(self._missing(each, len(each.ids)) + 1 for each in self.running)
         wanted = self._missing(sequence, len(sequence.ids) + 1) + (hit.length % PAGE_TOKENS > 0)
         if self.running and wanted + promised > self.pool.free + self.pool.evictable:
             self._release(sequence)
+            self._refused, self._refused_at = sequence, spare  # in vain until there is more
             return False
         if more := self.cache.fetch(sequence.array(), sequence.tenant, sequence.most_cached):  # now that it does fit
             self._release(sequence)

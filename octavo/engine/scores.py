@@ -40,7 +40,7 @@ class Score:
     def wish(self, start: int, rows: int, first: int) -> None:
         """No token is chosen here."""
 
-    def take(self, start: int, logits: NDArray[np.float32], token: int | None = None) -> bool:
+    def take(self, start: int, logits: NDArray[np.float32], drawn: int | None = None) -> bool:
         """Rows of logits [k, vocab] after the tokens from `start` on; whether all have come. Raises ValueError for
         logits that are not numbers."""
         targets = self._targets[start - self._first :][: len(logits)]
@@ -68,7 +68,7 @@ class Pooled:
     def wish(self, start: int, rows: int, first: int) -> None:
         """No token is chosen here."""
 
-    def take(self, start: int, hidden: NDArray[np.float32], token: int | None = None) -> bool:
+    def take(self, start: int, hidden: NDArray[np.float32], drawn: int | None = None) -> bool:
         """Rows [k, H] of the tokens from `start` on; whether the text is over. Raises ValueError for a NaN."""
         if not np.isfinite(hidden).all():
             raise ValueError("the model returned hidden states that are not numbers")

@@ -284,7 +284,7 @@ def test_copies_and_rollback(schema: dict[str, Any]) -> None:
 
 
 def test_importing_the_engine_does_not_import_llguidance() -> None:
-    code = "import sys, octavo.engine.grammar, octavo.engine.generate; print('llguidance' in sys.modules)"
+    code = "import sys, octavo.engine.grammar, octavo.engine.engine; print('llguidance' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
 
 

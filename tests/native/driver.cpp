@@ -343,6 +343,11 @@ public:
                 results[size_t(s)].push_back(logits[i]);
             }
         for (int64_t i = 0; i < hidden.count; i++) require(std::isfinite(hidden[i]), shape_.what);
+        const Block<OctDraw> draws(rows);
+        const Block<int32_t> tokens(rows, -3);
+        for (int64_t i = 0; i < rows; i++) draws[i] = {i, i % 4, double(i % 3), 0.9, 0.01 * double(i % 2), 0.5};
+        octavo_draw_rows(runner_, logits.get(), VOCAB, draws.get(), rows, tokens.get());
+        for (int64_t i = 0; i < rows; i++) require(tokens[i] >= 0 && tokens[i] < VOCAB, "draws of many rows");
     }
 
     std::vector<float> results[3];   // logits by sequence

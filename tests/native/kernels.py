@@ -80,6 +80,7 @@ class _Kernels(ctypes.Structure):
         ("merge", CFUNCTYPE(None, POINTER(_Softmax), c_int64, POINTER(_Softmax))),
         ("lightning", CFUNCTYPE(None, c_void_p, c_void_p, c_void_p, c_int64, c_int64, c_float, c_int64, c_void_p,
                                 c_void_p, c_int64)),
+        ("most_of", CFUNCTYPE(c_float, c_void_p, c_int64)),
         ("weigh", CFUNCTYPE(None, c_void_p, c_int64, c_float, c_float, c_void_p)),
         ("weigh_all", CFUNCTYPE(c_double, c_void_p, c_int64, c_float, c_float)),
         ("within", CFUNCTYPE(c_int64, c_void_p, c_int64, c_float, c_float, c_float, c_void_p)),
@@ -267,6 +268,12 @@ def weights(x: Tensor, top: float, inverse: float) -> tuple[Tensor, float]:
     given, out = Fenced(x.numpy()), Fenced(np.full(len(x), np.nan, np.float32))
     _table().weigh(given.at, len(x), top, inverse, out.at)
     return torch.from_numpy(out.array.copy()), float(_table().weigh_all(given.at, len(x), top, inverse))
+
+
+def most_of(x: Tensor) -> float:
+    """The largest of x [K]."""
+    given = Fenced(x.numpy())
+    return float(_table().most_of(given.at, len(x)))
 
 
 def within(x: Tensor, top: float, nearest: float, farthest: float) -> list[int]:

@@ -5,9 +5,12 @@ import pytest
 import torch
 
 from octavo.config import SamplingParams
-from octavo.engine.draw import candidates, draw
+from octavo.engine.draw import Draw, candidates, draw, draw_row
+from octavo.engine.native_runner import NativeRunner
 from octavo.native.library import library
 from tests.native import kernels
+from tests.quantised import packed, random_decoder
+from tests.tiny import tiny_config
 
 pytestmark = pytest.mark.usefixtures("isa")
 LENGTHS = [*range(1, 20), 31, 32, 33, 63, 64, 65, 127, 128, 129, 257, 1000]
@@ -106,3 +109,37 @@ def test_what_cannot_be_drawn_from_is_refused() -> None:
     for row, largest in ((np.full(40, np.nan, np.float32), 0.0), (np.full(40, -np.inf, np.float32), 0.0), (good, -1.0)):
         with pytest.raises(ValueError, match="no logit is"):
             core.draw(row, largest, 1.0, 0, 0.9, 0.0, 0.5)
+
+
+@pytest.mark.parametrize("length", [1, 15, 16, 63, 64, 65, 127, 1003])
+def test_the_largest_logit(length) -> None:
+    for seed in range(10):
+        logits = torch.from_numpy(logits_of(length, 3.0, seed) - 50)
+        assert kernels.most_of(logits) == logits.max()
+        for wrong in (np.nan, np.inf):
+            logits[seed * 7919 % length] = wrong
+            assert np.isnan(kernels.most_of(logits))
+        logits[:] = -np.inf
+        assert kernels.most_of(logits) == -np.inf
+
+
+def test_many_rows_are_drawn_as_each_alone(tmp_path) -> None:
+    """On the threads of a runner; rows that are no numbers are told by -1."""
+    pack = packed(random_decoder(tiny_config("mixtral")), tmp_path / "pack", 4)
+    logits = np.stack([logits_of(331, 3.0, seed) for seed in range(12)])
+    settings = [SamplingParams(temperature=0.9, top_p=0.95), SamplingParams(temperature=2.0, top_k=7),
+                SamplingParams(temperature=0.5, min_p=0.1), SamplingParams(temperature=0.0)]  # fmt: skip
+    draws = [Draw(row, each.top_k, each.temperature, each.top_p, each.min_p, (row + 0.5) / 12)
+             for row in (*range(12), 3, 3) for each in settings]  # fmt: skip
+    expected = [draw_row(logits[how.row], how) for how in draws]
+    assert len(set(expected)) > 5
+    for threads in (1, 2):
+        runner = NativeRunner(pack, 2, threads=threads)
+        assert runner.draw(logits, draws) == expected
+        broken = logits.copy()
+        broken[5, 77], broken[6] = np.nan, -np.inf
+        wrong = [-1 if how.row in (5, 6) else token for how, token in zip(draws, expected, strict=True)]
+        assert runner.draw(broken, draws) == wrong
+        for given, many in ((logits.astype(np.float64), draws), (logits[0], draws), (logits[:3], draws)):
+            with pytest.raises(ValueError, match="logits are|draws ask for rows"):
+                runner.draw(given, many)

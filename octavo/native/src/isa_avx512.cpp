@@ -2,6 +2,7 @@
 #if defined(__x86_64__)
 #include "kernels.h"
 #include "pack.h"
+#include <cfloat>
 #include <cmath>
 #include <cstring>
 

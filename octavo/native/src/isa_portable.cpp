@@ -1,6 +1,7 @@
 // Kernels in plain C++, for every machine: the compiler makes of its vectors what the machine has.
 #include "kernels.h"
 #include "pack.h"
+#include <cfloat>
 #include <cmath>
 #include <cstring>
 

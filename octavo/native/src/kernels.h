@@ -67,6 +67,8 @@ struct Kernels {
     void (*lightning)(const float *q, const float *k, const float *v, int64_t stride, int64_t count, float decay,
                       int64_t width, float *state, float *out, int64_t out_stride);
 
+    // The largest of some logits; NaN where one is NaN or infinite.
+    float (*most_of)(const float *x, int64_t count);
     // The weights e^((x - top) * inverse) of logits x, the largest being `top`; their sum, right to about 1e-7.
     void (*weigh)(const float *x, int64_t count, float top, float inverse, float *out);
     double (*weigh_all)(const float *x, int64_t count, float top, float inverse);

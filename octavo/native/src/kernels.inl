@@ -7,6 +7,6 @@
 
 static constexpr Kernels table(const char *name) {
     return {name, LANES, supported, matmul<4>, matmul<8>, matmul<16>, unpack_row, quantise, norm, dot_rows, swiglu,
-            silu, sigmoid_gate, softmax_in_place, attend<float>, attend<int8_t>, merge, lightning, weigh, weigh_all,
-            within};
+            silu, sigmoid_gate, softmax_in_place, attend<float>, attend<int8_t>, merge, lightning, most_of, weigh,
+            weigh_all, within};
 }

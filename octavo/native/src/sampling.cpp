@@ -150,29 +150,10 @@ int32_t draw(const float *logits, const Choice &how) {
     return pick({shells.depths, shells.weights, shells.ids}, how, 0.0, least);
 }
 
-// The largest logit; NaN where one is NaN or infinite.
-float largest_of(const float *logits, int64_t vocab) {
-    constexpr int64_t WIDTH = 16;   // side by side, for a compiler to make vectors of
-    float most[WIDTH];
-    int32_t wrong[WIDTH] = {};
-    std::fill(most, most + WIDTH, -INFINITY);
-    const auto look = [&](int64_t i, int64_t lane) {
-        most[lane] = logits[i] > most[lane] ? logits[i] : most[lane];
-        wrong[lane] |= !(logits[i] <= FLT_MAX);
-    };
-    int64_t i = 0;
-    for (; i + WIDTH <= vocab; i += WIDTH)
-        for (int64_t lane = 0; lane < WIDTH; lane++) look(i + lane, lane);
-    for (; i < vocab; i++) look(i, 0);
-    for (const int32_t each : wrong)
-        if (each) return NAN;
-    return *std::max_element(most, most + WIDTH);
-}
-
 }   // namespace
 
 int32_t draw_from(const float *logits, int64_t vocab, const OctDraw &how) {
-    const float largest = largest_of(logits, vocab);
+    const float largest = kernels().most_of(logits, vocab);
     if (!(largest >= -FLT_MAX)) return -1;
     if (how.temperature == 0.0) return int32_t(std::find(logits, logits + vocab, largest) - logits);
     return octavo_draw(logits, vocab, largest, how.temperature, how.top_k, how.top_p, how.min_p, how.drawn);

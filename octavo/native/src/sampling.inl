@@ -2,6 +2,21 @@
 
 constexpr int64_t STRIDE = 8 * LANES;   // logits that are looked at together
 
+static float most_of(const float *x, int64_t count) {
+    vf most[4] = {splat(-INFINITY), splat(-INFINITY), splat(-INFINITY), splat(-INFINITY)};
+    vi wrong = {};   // all bits set where a number was NaN or infinite
+    const auto look = [&](int k, vf v) {
+        most[k] = max(v, most[k]);   // of a NaN, the other
+        wrong |= ~(v <= splat(FLT_MAX));
+    };
+    int64_t i = 0;
+    for (; i + 4 * LANES <= count; i += 4 * LANES)
+        for (int k = 0; k < 4; k++) look(k, load(x + i + k * LANES));
+    for (; i < count; i++) look(0, splat(x[i]));
+    if (lane_bits(wrong)) return NAN;
+    return largest(max(max(most[0], most[1]), max(most[2], most[3])));
+}
+
 // e^((x - top) * inverse) of a register.
 static inline vf weight_of(vf x, float top, float inverse) { return exp_negative((x - top) * inverse); }
 

@@ -1,0 +1,139 @@
+"""What a review of the engine's deciding half found: each of these once went wrong."""
+
+import gc
+import os
+import queue
+import weakref
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from octavo.config import EngineOptions, SamplingParams
+from octavo.data.tokenizer import Tokenizer
+from octavo.engine.answer import Answer, Piece
+from octavo.engine.core import Closed
+from octavo.engine.engine import Engine
+from octavo.engine.scheduler import Sequence
+from octavo.models import Decoder
+from tests.engine.engines import engine_threads, stepped, wait_until
+from tests.engine.symbols import request, run, run_step, scheduler
+from tests.tiny import tiny_config, tiny_tokenizer_files
+
+IDS = np.random.default_rng(0).integers(3, 331, 400).tolist()
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    yield
+    assert not engine_threads()
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.from_files(tiny_tokenizer_files(), "tiny")
+
+
+@pytest.fixture
+def engine(tokenizer) -> Iterator[Engine]:
+    decoder = Decoder(tiny_config("mixtral")).initialise(4).eval()
+    with Engine.for_decoder(decoder, tokenizer, EngineOptions(context=256)) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_prompt_logprobs_do_not_change_the_answer(engine, temperature) -> None:
+    params = {"max_new_tokens": 6, "ignore_eos": True, "n": 5, "temperature": temperature, "seed": 1}
+    plain = engine.generate([IDS[:20]], SamplingParams(**params))
+    asked = engine.generate([IDS[:20]], SamplingParams(**params, prompt_logprobs=2))
+    assert [done.token_ids for done in asked] == [done.token_ids for done in plain]
+    assert [each.token for each in asked[0].prompt_logprobs or ()] == IDS[1:20]
+
+
+def test_no_states_are_kept_that_have_seen_a_guess() -> None:
+    """Another request begins with all that a sequence has, which goes back after a wrong guess and guesses again."""
+    planner = scheduler(60, slots=2, step_tokens=400)
+    first = request(IDS[:40], new=60)
+    planner.add(first)
+    for _ in range(31):
+        run_step(planner)
+    run_step(planner, guesses=[True, False])
+    assert first.decodes and first.left == 3
+    planner.add(request(first.ids + IDS[100:140]))
+    run_step(planner, guesses=[True, False])
+    run(planner)  # the memory fails where states are not those they should be
+
+
+def test_the_longest_unused_goes_first_and_the_others_not_in_turns() -> None:
+    planner = scheduler(60, step_tokens=400)
+    tokens = np.random.default_rng(1).integers(0, 1000, 70 * 32)
+    stale, used, fresh = tokens[:640], tokens[640:1280], tokens[1280:]
+    for ids in (stale, used, fresh):
+        planner.add(request(ids.tolist(), new=1))
+        run(planner)
+    assert planner.cache.reach(used, "") == len(used)
+    assert planner.cache.reach(stale, "") == len(stale) - 10 * 32  # 10 pages more than there were
+
+
+def test_an_error_in_one_answer_ends_the_requests_other_answers(engine, monkeypatch) -> None:
+    take = Answer.take
+
+    def second_fails(self: Answer, *given) -> bool:
+        if self._index == 1 and len(self.sequence.ids) > 5:
+            raise ValueError("a NaN")
+        return take(self, *given)
+
+    monkeypatch.setattr(Answer, "take", second_fails)
+    with pytest.raises(ValueError, match="a NaN"):
+        engine.generate([IDS[:3]], SamplingParams(max_new_tokens=200, n=4, ignore_eos=True))
+    wait_until(lambda: engine.statistics().running == 0)
+    assert engine.statistics().tokens < 400  # of 800
+
+
+def test_a_listener_that_leaves_the_program_ends_its_request_alone(engine) -> None:
+    def leaves(piece: Piece | Exception) -> None:
+        raise SystemExit
+
+    other = queue.SimpleQueue[Piece | Exception]()
+    params = SamplingParams(max_new_tokens=8, ignore_eos=True)
+    with stepped(engine):
+        for emit in (other.put, leaves):
+            engine.submit(IDS[:3], params, emit)
+    wait_until(lambda: other.qsize() == 8)
+
+
+def test_a_forked_process_is_told_that_the_engine_is_not_there(engine, monkeypatch) -> None:
+    engine.complete(IDS[:3], SamplingParams(max_new_tokens=1))
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    with pytest.raises(Closed, match="after the fork"):
+        engine.complete(IDS[:3], SamplingParams(max_new_tokens=1))
+
+
+def test_no_cancel_is_lost_that_comes_from_the_engines_own_thread(engine, monkeypatch) -> None:
+    """As the collector of garbage does with an abandoned iterator, at any place."""
+    add, params = engine.core.scheduler.add, SamplingParams(max_new_tokens=200, ignore_eos=True)
+    with stepped(engine) as stepper:
+        ticket = engine.submit(IDS[:3], params, lambda piece: None)
+        wait_until(lambda: stepper.at_the_door == 1)
+
+        def add_and_cancel(sequence: Sequence) -> None:
+            add(sequence)
+            ticket.cancel()
+
+        monkeypatch.setattr(engine.core.scheduler, "add", add_and_cancel)
+        engine.submit(IDS[:4], SamplingParams(max_new_tokens=3, ignore_eos=True), lambda piece: None)
+    wait_until(lambda: engine.statistics().running == 0)
+    assert engine.statistics().tokens < 100
+
+
+def test_an_engine_that_nobody_has_any_more_is_closed_but_not_under_a_stream(tokenizer) -> None:
+    decoder = Decoder(tiny_config("mixtral")).initialise(4).eval()
+    params = SamplingParams(max_new_tokens=8, ignore_eos=True)
+    engine = Engine.for_decoder(decoder, tokenizer, EngineOptions(context=64))
+    stream, runner = engine.stream(IDS[:3], params), weakref.ref(engine.runner)
+    del engine
+    gc.collect()
+    assert len(list(stream)) == 8
+    del stream
+    gc.collect()
+    wait_until(lambda: not engine_threads() and runner() is None)
