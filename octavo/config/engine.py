@@ -18,7 +18,7 @@ class EngineOptions:
     contexts. A request that does not fit beside others waits; one that could never fit is refused.
     max_running, max_waiting: requests that share steps, and that wait for their turn; one more is refused.
     state_bytes: for the recurrent states of running requests (models with lightning layers; at least one request runs).
-    snapshot_bytes: for the states that the prefix cache keeps.
+    snapshot_bytes: for the states that the prefix cache keeps, and as much again for those kept during guesses.
     compress_snapshots: keep those in int8, a quarter of the bytes; answers after a hit may then differ.
     step_tokens: most prompt tokens in a step; step_tokens_beside: the same while others decode, who wait for it.
     prefix_cache: whether what requests have in common is kept.

@@ -37,4 +37,7 @@ class Lookup:
             self._pause -= 1
             return []
         place = self._places.get(tuple(ids[-MATCHED:]), len(ids))
-        return ids[place : place + self._length]
+        guess = ids[place : place + self._length]
+        while guess and len(guess) < self._length:  # what followed ends here: it goes on as it repeats itself
+            guess.append(guess[len(guess) - (len(ids) - place)])
+        return guess

@@ -122,6 +122,7 @@ class Scheduler:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.preemptions = 0
+        self._kept_for_guesses = 0  # bytes of states, in the step that is planned
         self._refused: Sequence | None = None
         self._refused_at = 0
 
@@ -153,6 +154,7 @@ class Scheduler:
         """The next step's shares, and memory for them; none when there is nothing to do."""
         decoding = [each for each in list(self.running) if each.decodes and self._grow(each, each.left)]
         most = DRAFT_ROWS // max(1, len(decoding))
+        self._kept_for_guesses = 0
         shares = [self._decoding_share(each, most) for each in decoding if each.let_in]
         self._let_in()
         rows = self.options.step_tokens_beside if shares else self.options.step_tokens
@@ -198,6 +200,8 @@ class Scheduler:
     def _decoding_share(self, sequence: Sequence, most_draft: int) -> Share:
         """A decoding sequence's share, with as much of its draft as there is room for without anybody giving way."""
         draft = sequence.draft[: max(0, min(most_draft, sequence.most - len(sequence.ids) - 1))]
+        if self._needs_states and (sequence.left > 1 or self._kept_for_guesses >= self.options.snapshot_bytes):
+            draft = []  # it has just been wrong; or the states to go back to would take too much
         end = len(sequence.ids) + len(draft)
         missing = -(-end // PAGE_TOKENS) - len(sequence.pages)
         if missing > 0 and draft:
@@ -208,6 +212,7 @@ class Scheduler:
         sequence.draft = draft
         if draft:
             states = self.memory.save(sequence.slot, exact=True) if self._needs_states else None
+            self._kept_for_guesses += states.nbytes if states is not None else 0
             sequence.before_draft = (sequence.computed, states)
         return Share(sequence, sequence.computed, sequence.left + len(draft), len(draft))
 
