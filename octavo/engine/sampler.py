@@ -46,7 +46,7 @@ class Sampler:
     def wish(self, row: int) -> Draw | None:
         """What `choose` would do with this row, for many rows to be drawn from together; None where it does more than
         draw. Takes the random number: the token that comes of it must be noted, and `choose` not be asked."""
-        return None if self._penalties.active or not self._params.temperature else self._draw(row)
+        return None if self._penalties.active else self._draw(row)
 
     def note(self, token: int) -> None:
         """Count a token of the answer that `choose` did not choose."""

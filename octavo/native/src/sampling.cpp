@@ -150,12 +150,23 @@ int32_t draw(const float *logits, const Choice &how) {
     return pick({shells.depths, shells.weights, shells.ids}, how, 0.0, least);
 }
 
+// The first logit that is `largest`.
+int32_t place_of(const float *logits, int64_t vocab, float largest) {
+    constexpr int64_t BLOCK = 2048;
+    int32_t numbers[BLOCK];
+    for (int64_t first = 0; first < vocab; first += BLOCK) {
+        const int64_t some = std::min(BLOCK, vocab - first);
+        if (kernels().within(logits + first, some, largest, -FLT_MIN, 0.0f, numbers)) return int32_t(first) + numbers[0];
+    }
+    return -1;
+}
+
 }   // namespace
 
 int32_t draw_from(const float *logits, int64_t vocab, const OctDraw &how) {
     const float largest = kernels().most_of(logits, vocab);
     if (!(largest >= -FLT_MAX)) return -1;
-    if (how.temperature == 0.0) return int32_t(std::find(logits, logits + vocab, largest) - logits);
+    if (how.temperature == 0.0) return place_of(logits, vocab, largest);
     return octavo_draw(logits, vocab, largest, how.temperature, how.top_k, how.top_p, how.min_p, how.drawn);
 }
 
