@@ -156,7 +156,8 @@ int32_t place_of(const float *logits, int64_t vocab, float largest) {
     int32_t numbers[BLOCK];
     for (int64_t first = 0; first < vocab; first += BLOCK) {
         const int64_t some = std::min(BLOCK, vocab - first);
-        if (kernels().within(logits + first, some, largest, -FLT_MIN, 0.0f, numbers)) return int32_t(first) + numbers[0];
+        const int64_t found = kernels().within(logits + first, some, largest, -FLT_MIN, 0.0f, numbers);
+        if (found) return int32_t(first) + numbers[0];
     }
     return -1;
 }
