@@ -220,6 +220,7 @@ def _grown(cache_bytes: int, count: int) -> tuple[int, int]:
     return int(out[0]), int(out[1])
 
 
+@pytest.mark.slow
 def test_memory_of_many_grammars() -> None:
     grown, held = _grown(8 * 2**20, 300)
     assert held <= 8 * 2**20 + 3 * STEP_BYTES and grown < 3 * 8 * 2**20  # three masks since the last was kept
