@@ -64,4 +64,4 @@ def serve_model(engine: "Engine", name: str, listener: "socket") -> None:
         say(f"  chat page   {url}/")
         say(f"  try         curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'\n")
 
-    run_server(engine, name, listener, on_ready=announce)
+    run_server({name: engine}, listener, on_ready=announce)

@@ -1,4 +1,4 @@
-"""How a job becomes an answer, whole or as server-sent events, and an exception one in OpenAI's envelope."""
+"""How a job becomes an answer, whole or as server-sent events."""
 
 import asyncio
 import contextlib
@@ -8,15 +8,14 @@ import time
 from collections.abc import AsyncIterator, Awaitable
 from typing import TypeVar
 
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from octavo.engine.core import Busy, Closed
 from octavo.errors import UserError
+from octavo.serve.errors import ApiError, Json, as_api_error
 from octavo.serve.jobs import Job
-from octavo.serve.protocol import ApiError, Json, Reply, usage
+from octavo.serve.protocol import Reply, usage
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -96,18 +95,3 @@ async def while_connected(request: Request, work: Awaitable[T]) -> T:
     finally:
         answer.cancel()
         leaving.cancel()
-
-
-def as_api_error(error: Exception) -> ApiError:
-    """What the client is told; nothing about the inside of the server."""
-    if isinstance(error, ApiError):
-        return error
-    if isinstance(error, Busy):
-        return ApiError(503, str(error), code="overloaded", headers={"Retry-After": "5"})
-    if isinstance(error, Closed):
-        return ApiError(503, "the model does not answer any more: the server must be started anew", code="engine_down")
-    if isinstance(error, UserError):
-        return ApiError(400, str(error))
-    if isinstance(error, HTTPException):
-        return ApiError(error.status_code, str(error.detail), headers=error.headers)
-    return ApiError(500, "the server failed to answer; its log says why", code="internal_error")

@@ -6,14 +6,13 @@ from octavo.config import SamplingParams
 from octavo.engine.answer import Piece
 from octavo.engine.engine import Engine
 from octavo.engine.prompts import Encoded
-from octavo.serve.protocol import ApiError
+from octavo.serve.errors import ApiError
 
 
 class Jobs:
     """The requests under way, so that they can be ended together."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self) -> None:
         self.under_way: set[Job] = set()
 
     def stop(self) -> None:
@@ -25,11 +24,11 @@ class Jobs:
 class Job:
     """One generation, begun at construction, read piece by piece from the event loop; `cancel` it in the end."""
 
-    def __init__(self, jobs: Jobs, prompt: Encoded, params: SamplingParams) -> None:
+    def __init__(self, jobs: Jobs, engine: Engine, prompt: Encoded, params: SamplingParams) -> None:
         """Raises `Busy` when too many requests wait, UserError for one that cannot be answered."""
         self._jobs, self._loop = jobs, asyncio.get_running_loop()
         self._arrived: asyncio.Queue[Piece | Exception] = asyncio.Queue()
-        self.ticket = jobs.engine.submit(prompt, params, self._emit)
+        self.ticket = engine.submit(prompt, params, self._emit)
         jobs.under_way.add(self)
 
     async def next(self, seconds: float | None = None) -> Piece | None:

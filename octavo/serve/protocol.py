@@ -16,27 +16,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError, from_json
 
 from octavo.config import SamplingParams
 from octavo.engine.engine import Ticket
-
-Json = dict[str, Any]
-
-
-class ApiError(Exception):
-    """An answer other than 200, in OpenAI's envelope. Not a ValueError: pydantic would swallow those."""
-
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        *,
-        param: str | None = None,
-        code: str | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status, self.headers = status, dict(headers or {})
-        kind = "invalid_request_error" if status < 500 else "server_error"
-        self.body: Json = {"error": {"message": message, "type": kind, "param": param, "code": code}}
-
+from octavo.serve.errors import ApiError, Json
 
 # ---- requests
 

@@ -1,80 +1,32 @@
-"""The HTTP server: /v1/chat/completions, /v1/models, /health, and the chat page at /.
+"""uvicorn on a socket of ours: where it listens, how it starts and how it stops."""
 
-For one person on their own machine: no accounts, so it listens on loopback addresses only.
-"""
-
-import asyncio
 import contextlib
 import socket
-import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 
 import uvicorn
-from fastapi import FastAPI, Request
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
-from starlette.responses import FileResponse, JSONResponse, Response
+from fastapi import FastAPI
 
-from octavo.config import SamplingParams
-from octavo.engine.core import Closed
 from octavo.engine.engine import Engine
-from octavo.engine.prompts import Encoded
 from octavo.errors import UsageError, UserError
-from octavo.serve.answers import EventStream, as_api_error, events, while_connected, whole
-from octavo.serve.guard import SECURITY_HEADERS, Guard, is_loopback
-from octavo.serve.jobs import Job, Jobs
-from octavo.serve.protocol import ApiError, ChatRequest, Json, Reply
+from octavo.serve.app import create_app
+from octavo.serve.guard import is_loopback
+from octavo.serve.jobs import Jobs
+from octavo.serve.options import ServeOptions
 
-MAX_BODY_BYTES = 4 * 2**20
-DEFAULT_MAX_TOKENS = 512
-KEEP_ALIVE_SECONDS = 15.0  # proxies and browsers give up on a silent connection, and a long prompt takes its time
 SHUTDOWN_SECONDS = 2  # for clients to read the end of their answers
-
-_WEB = Path(__file__).parent / "web"
-# The types are spelled out: with `nosniff` a wrong entry in a machine's MIME table would block the page.
-_PAGE = {
-    "/": ("index.html", "text/html"),
-    "/chat.js": ("chat.js", "text/javascript"),
-    "/chat.css": ("chat.css", "text/css"),
-}
-
-
-def create_app(engine: Engine, model_name: str, keep_alive: float = KEEP_ALIVE_SECONDS) -> FastAPI:
-    """The application that serves `engine` under `model_name`.
-
-    keep_alive: seconds of silence after which a stream sends a comment.
-    """
-    api = _Api(engine, model_name, keep_alive)
-
-    # FastAPI's own documentation pages load their scripts from a CDN.
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
-    app.state.jobs = api.jobs
-    app.add_middleware(Guard)
-    app.add_api_route("/v1/chat/completions", api.chat, methods=["POST"], response_model=None)
-    reads: dict[str, Callable[..., object]] = {
-        "/v1/models": api.models,
-        "/v1/models/{name:path}": api.model,
-        "/health": api.health,
-        **dict.fromkeys(_PAGE, _page),
-    }
-    for path, answer in reads.items():
-        app.add_api_route(path, answer, methods=["GET", "HEAD"], response_model=None)
-    for kind in (ApiError, UserError, HTTPException, Exception):
-        app.add_exception_handler(kind, _answer_error)
-    app.add_exception_handler(ClientDisconnect, _answer_nobody)
-    return app
 
 
 def run(
-    engine: Engine,
-    model_name: str,
+    engines: Mapping[str, Engine],
     listener: socket.socket,
     on_ready: Callable[[str], None] | None = None,
+    options: ServeOptions | None = None,
 ) -> None:
-    """Serve on a socket of `listen` until interrupted. `on_ready` gets the page's address as soon as it answers."""
+    """Serve models, by their names, on a socket of `listen` until interrupted. `on_ready` gets the page's address as
+    soon as it answers."""
     with listener, contextlib.suppress(KeyboardInterrupt):
-        Server(create_app(engine, model_name), listener, on_ready).run()
+        Server(create_app(engines, options), listener, on_ready).run()
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -130,88 +82,3 @@ class Server(uvicorn.Server):
         """End the answers under way, then stop."""
         self._jobs.stop()
         await super().shutdown(sockets)
-
-
-class _Api:
-    """The routes of one model."""
-
-    def __init__(self, engine: Engine, model_name: str, keep_alive: float) -> None:
-        self._engine, self._model_name, self._keep_alive = engine, model_name, keep_alive
-        self._created = int(time.time())
-        self.jobs = Jobs(engine)
-
-    async def health(self) -> Json:
-        if self._engine.closed:
-            raise Closed("the engine broke down")
-        return {"status": "ok"}
-
-    async def models(self) -> Json:
-        return {"object": "list", "data": [self._card()]}
-
-    async def model(self, name: str) -> Json:
-        self._check_model(name)
-        return self._card()
-
-    async def chat(self, request: Request) -> Response:
-        body = await _read_body(request)
-        with contextlib.ExitStack() as held:
-            chat, prompt, params = await asyncio.to_thread(self._prepare, body)
-            job = Job(self.jobs, prompt, params)
-            held.callback(job.cancel)
-            reply = Reply(self._model_name)
-            if chat.stream:
-                stream = events(job, reply, chat.wants_usage, self._keep_alive)
-                return EventStream(stream, held.pop_all())
-            return JSONResponse(await while_connected(request, whole(job, reply)))
-
-    def _prepare(self, body: bytes) -> tuple[ChatRequest, Encoded, SamplingParams]:
-        """Everything that can be wrong with a request, before an answer begins; in a thread, as it may take long."""
-        chat = ChatRequest.parse(body)
-        self._check_model(chat.model)
-        prompt = self._engine.encode(chat.prompt())
-        room = self._engine.context - len(prompt.ids)
-        params = chat.sampling(max(1, min(DEFAULT_MAX_TOKENS, room)))
-        self._engine.check_fits(len(prompt.ids), params)
-        return chat, prompt, params
-
-    def _check_model(self, name: str) -> None:
-        if name != self._model_name:
-            message = f"the model {name[:100]!r} does not exist: this server has {self._model_name!r}"
-            raise ApiError(404, message, param="model", code="model_not_found")
-
-    def _card(self) -> Json:
-        return {
-            "id": self._model_name,
-            "object": "model",
-            "created": self._created,
-            "owned_by": "octavo",
-            "max_model_len": self._engine.context,
-        }
-
-
-async def _read_body(request: Request) -> bytes:
-    too_long = ApiError(413, f"the body is longer than {MAX_BODY_BYTES} bytes", code="request_too_large")
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > MAX_BODY_BYTES:
-        raise too_long
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > MAX_BODY_BYTES:  # a body in chunks does not say its length
-            raise too_long
-    return bytes(body)
-
-
-async def _page(request: Request) -> Response:
-    name, kind = _PAGE[request.scope["path"]]
-    return FileResponse(_WEB / name, media_type=kind, headers={"Cache-Control": "no-cache"})
-
-
-async def _answer_error(request: Request, error: Exception) -> Response:
-    found = as_api_error(error)
-    # the answer to an unexpected error bypasses the middleware
-    return JSONResponse(found.body, found.status, headers=SECURITY_HEADERS | found.headers)
-
-
-async def _answer_nobody(request: Request, error: Exception) -> Response:
-    return Response(status_code=400)

@@ -12,7 +12,9 @@ from octavo.engine.answer import Piece
 from octavo.engine.engine import Engine
 from octavo.engine.prompts import Encoded, Prompt
 from octavo.models import Decoder
-from octavo.serve.server import Server, create_app, listen
+from octavo.serve.app import create_app
+from octavo.serve.options import ServeOptions
+from octavo.serve.server import Server, listen
 from tests.tiny import tiny_config, tiny_tokenizer_files
 
 MODEL = "lab/tiny"  # a name with a slash, as hub names have
@@ -105,7 +107,7 @@ def serving(engine: Engine | Puppet, **options: Any) -> Iterator[str]:
     """Address of a server on a free port, in a thread."""
     ready = threading.Event()
     with listen("127.0.0.1", 0) as listener:
-        server = Server(create_app(engine, MODEL, **options), listener, lambda _: ready.set())
+        server = Server(create_app({MODEL: engine}, ServeOptions(**options)), listener, lambda _: ready.set())
         thread = threading.Thread(target=server.run, name="test-server")
         thread.start()
         try:

@@ -15,7 +15,8 @@ import pytest
 from octavo.engine.engine import Engine
 from octavo.errors import UsageError, UserError
 from octavo.serve.guard import is_loopback
-from octavo.serve.server import MAX_BODY_BYTES, listen, run
+from octavo.serve.options import ServeOptions
+from octavo.serve.server import listen, run
 from tests.serve.serving import MODEL, Puppet, body, says, serving
 
 CHAT = "/v1/chat/completions"
@@ -81,12 +82,12 @@ def test_routes_that_are_not_there(http_client: httpx.Client, method: str, path:
 
 @pytest.mark.parametrize("chunked", [False, True])
 def test_long_bodies_are_refused_unread(http_client: httpx.Client, chunked: bool) -> None:
-    long = b" " * (MAX_BODY_BYTES + 1)
+    long = b" " * (ServeOptions.max_body_bytes + 1)
     response = http_client.post(CHAT, content=iter([long[:1000], long[1000:]]) if chunked else long)
     assert response.status_code == 413
     assert error_of(response)["code"] == "request_too_large"
 
-    fits = json.dumps(body(max_tokens=1)).encode().ljust(MAX_BODY_BYTES)
+    fits = json.dumps(body(max_tokens=1)).encode().ljust(ServeOptions.max_body_bytes)
     assert http_client.post(CHAT, content=iter([fits]) if chunked else fits).status_code == 200
 
 

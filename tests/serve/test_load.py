@@ -258,7 +258,7 @@ RUN = """
 import sys
 from tests.serve.serving import Puppet, says
 from octavo.serve.server import listen, run
-run(Puppet(*says("x")), "m", listen("127.0.0.1", 0), on_ready=lambda url: print(url, flush=True))
+run({"m": Puppet(*says("x"))}, listen("127.0.0.1", 0), on_ready=lambda url: print(url, flush=True))
 print("ended")
 """
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from octavo.serve.protocol import ApiError, ChatRequest
+from octavo.serve.errors import ApiError
+from octavo.serve.protocol import ChatRequest
 from tests.serve.serving import body
 
 UNSUPPORTED = {
