@@ -5,6 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes: each with threads of torch for all cores is slower
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 
 from octavo.checkpoint.default_model import fetch_default_model

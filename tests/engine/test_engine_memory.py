@@ -22,6 +22,7 @@ from octavo.engine.radix import Node
 from octavo.engine.runner import PAGE_TOKENS, StepBatch
 from octavo.engine.scheduler import Sequence as Tokens
 from octavo.errors import UsageError, UserError
+from tests.engine.engines import wait_until
 from tests.engine.watched import (
     HYBRID,
     Waiter,
@@ -285,10 +286,16 @@ def test_params_for_each_prompt() -> None:
             engine.complete(prompts[0], params[1])
 
 
+def both_are_there(engine: Engine) -> bool:
+    return engine.statistics().running + engine.statistics().waiting == 2
+
+
 def test_who_had_to_give_way_goes_on_from_what_was_computed() -> None:
     """Two that grow to 130 tokens in 8 pages: at 128 each the second gives way, for two tokens; it loses a page."""
     prompts = [random_ids(60, seed) for seed in range(2)]
     with engine_on(open_tiny("mixtral"), context=256, memory_tokens=256) as engine:
+        watched: Any = engine.runner
+        watched.before = lambda batch: watched.steps or wait_until(lambda: both_are_there(engine))
         answers = engine.generate(prompts, greedy(70))
         assert engine.statistics().preemptions == 1
         assert 2 * 129 < engine.statistics().tokens <= 2 * 129 + 33
