@@ -15,6 +15,7 @@ import queue
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,32 +149,42 @@ class Engine:
         Raises UserError for what can never be answered (too long, ids outside the vocabulary, a bad grammar), `Busy`
         when too many requests wait, unless it may wait itself.
         """
-        encoded = self._prepare(prompt, params)
-        ids = encoded.ids
-        answers = []
-        for index in range(params.n):
-            sequence = Tokens(
-                ids=list(ids),
-                prompt_tokens=len(ids),
-                most=len(ids) + params.max_new_tokens,
-                first_wanted=0 if params.prompt_logprobs is not None and index == 0 else len(ids) - 1,
-                tenant=tenant,
-                marks=set(encoded.marks),
-            )
-            answer = Answer(
-                sequence,
-                Sampler(params, ids, index, self.config.vocab_size),
-                self.tokenizer,
-                params,
-                emit,
-                index,
-                matcher=self._grammars.matcher(params.grammar) if params.grammar else None,
-                continues=encoded.continues,
-                speculate=self.options.speculate,
-            )
-            answers.append(answer)
+        answers = self._answers(prompt, params, emit, tenant)
         self.core.hand_in(answers, may_wait)
         return Ticket(self, answers)
+
+    def submit_all(
+        self,
+        prompts: Sequence[Prompt],
+        params: Sequence[SamplingParams],
+        emit: Callable[[int, Piece | Exception], None],
+        tenant: str = "",
+    ) -> list[Ticket]:
+        """`submit` for several prompts, each with its parameters: all are handed in, or none. `emit` gets the prompt's
+        number too. Raises what `submit` does."""
+        each = [
+            self._answers(prompt, its, partial(emit, number), tenant)
+            for number, (prompt, its) in enumerate(zip(prompts, params, strict=True))
+        ]
+        self.core.hand_in([answer for answers in each for answer in answers])
+        return [Ticket(self, answers) for answers in each]
+
+    def submit_pooled(
+        self,
+        texts: Sequence[Prompt],
+        pooling: Pooling,
+        emit: Callable[[int, NDArray[np.float32] | Exception], None],
+        tenant: str = "",
+    ) -> Ticket:
+        """Hand in texts whose hidden states are wanted: `emit` gets each one's number and vector, fp32 [H], as
+        `hidden_states` describes it, from the engine's thread. All are handed in, or none.
+
+        Raises UserError for a text that is empty or longer than the context, `Busy` when too many requests wait.
+        """
+        jobs = [self._pooled(list(self.encode(text).ids), pooling, partial(emit, number), tenant)
+                for number, text in enumerate(texts)]  # fmt: skip
+        self.core.hand_in(jobs)
+        return Ticket(self, jobs)
 
     def stream(self, prompt: Prompt, params: SamplingParams, tenant: str = "") -> Iterator[Piece]:
         """The answers piece by piece; closing the iterator ends the request. Raises what `submit` does, at once."""
@@ -310,10 +321,7 @@ class Engine:
             self._check_text(ids, ids)
 
         def start(index: int, done: Done) -> Ticket:
-            ids = texts[index]
-            first = 0 if pooling == "mean" else len(ids) - 1
-            sequence = Tokens(ids, len(ids), len(ids), first, tenant, most_rows=ALL_HIDDEN_ROWS)
-            return self._start(Pooled(sequence, done))
+            return self._start(self._pooled(texts[index], pooling, done, tenant))
 
         vectors = run_all(len(texts), start, self._ahead, "reading", progress)
         return np.stack(vectors) if vectors else np.zeros((0, self.config.hidden_size), np.float32)
@@ -332,6 +340,43 @@ class Engine:
     def _ahead(self) -> int:
         """Requests under way when there are many: as many as can run, and as many whose turn is next."""
         return 2 * self.options.max_running
+
+    def _answers(
+        self, prompt: Prompt, params: SamplingParams, emit: Callable[[Piece | Exception], None], tenant: str
+    ) -> list[Answer]:
+        """A prompt's n answers, not handed in yet."""
+        encoded = self._prepare(prompt, params)
+        ids = encoded.ids
+        answers = []
+        for index in range(params.n):
+            sequence = Tokens(
+                ids=list(ids),
+                prompt_tokens=len(ids),
+                most=len(ids) + params.max_new_tokens,
+                first_wanted=0 if params.prompt_logprobs is not None and index == 0 else len(ids) - 1,
+                tenant=tenant,
+                marks=set(encoded.marks),
+            )
+            answer = Answer(
+                sequence,
+                Sampler(params, ids, index, self.config.vocab_size),
+                self.tokenizer,
+                params,
+                emit,
+                index,
+                matcher=self._grammars.matcher(params.grammar) if params.grammar else None,
+                continues=encoded.continues,
+                speculate=self.options.speculate,
+            )
+            answers.append(answer)
+        return answers
+
+    def _pooled(
+        self, ids: list[int], pooling: Pooling, emit: Callable[[NDArray[np.float32] | Exception], None], tenant: str
+    ) -> Pooled:
+        self._check_text(ids, ids)
+        first = 0 if pooling == "mean" else len(ids) - 1
+        return Pooled(Tokens(ids, len(ids), len(ids), first, tenant, most_rows=ALL_HIDDEN_ROWS), emit)
 
     def _start(self, job: Job) -> Ticket:
         self.core.hand_in([job], may_wait=True)

@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable
+from dataclasses import dataclass
 from typing import TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -15,10 +16,25 @@ from starlette.types import Receive, Scope, Send
 from octavo.errors import UserError
 from octavo.serve.errors import ApiError, Json, as_api_error
 from octavo.serve.jobs import Job
-from octavo.serve.protocol import Reply, usage
+from octavo.serve.replies import Reply, usage
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a request wants to know of its answers."""
+
+    choices: int
+    prompt_tokens: int
+    stream: bool
+    with_usage: bool
+    shows_tokens: bool = True  # else those that were computed are not counted
+
+    def usage(self, job: Job, tokens: int) -> Json:
+        """The counts of a finished job."""
+        return usage(self.prompt_tokens, job.cached_tokens, tokens if self.shows_tokens else 0)
 
 
 class EventStream(StreamingResponse):
@@ -36,47 +52,48 @@ class EventStream(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-async def whole(job: Job, reply: Reply) -> Json:
-    """The job's answer when it is complete."""
-    text, tokens, reason = "", 0, None
-    while reason is None:
-        piece = await job.next()
-        assert piece is not None
-        text, tokens, reason = text + piece.text, tokens + 1, piece.finish_reason
-    return reply.whole(text, reason, usage(job.ticket, tokens))
+async def whole(job: Job, reply: Reply, ask: Asked) -> Json:
+    """The job's answers when they are complete."""
+    tokens, left = 0, ask.choices
+    while left:
+        item = await job.next()
+        assert item is not None
+        number, piece = item
+        reply.put(number, piece)
+        tokens += 1
+        left -= piece.finish_reason is not None
+    return reply.frame.whole(reply.whole(), ask.usage(job, tokens))
 
 
-async def events(job: Job, reply: Reply, with_usage: bool, keep_alive: float) -> AsyncIterator[str]:
-    """The job's answer as it comes, with a comment after each `keep_alive` seconds of silence."""
-    yield _event(reply.chunk({"role": "assistant", "content": ""}))
-    tokens, reason, silent_since = 0, None, time.monotonic()
+async def events(job: Job, reply: Reply, ask: Asked, keep_alive: float) -> AsyncIterator[str]:
+    """The job's answers as they come, with a comment after each `keep_alive` seconds of silence."""
+    frame = reply.frame
+    for choice in reply.opening():
+        yield frame.chunk(choice)
+    tokens, left, silent_since = 0, ask.choices, time.monotonic()
     try:
-        while reason is None:
-            piece = await job.next(silent_since + keep_alive - time.monotonic())
-            if piece is not None:
-                tokens, reason = tokens + 1, piece.finish_reason
-            if piece is not None and piece.text:
-                yield _event(reply.chunk({"content": piece.text}))
-            elif time.monotonic() - silent_since >= keep_alive:
-                yield ": keep-alive\n\n"
-            else:
-                continue
-            silent_since = time.monotonic()
+        while left:
+            item = await job.next(silent_since + keep_alive - time.monotonic())
+            shown = ""
+            if item is not None:
+                number, piece = item
+                tokens += 1
+                left -= piece.finish_reason is not None
+                shown = "".join(map(frame.chunk, reply.put(number, piece)))
+            if not shown and time.monotonic() - silent_since >= keep_alive:
+                shown = ": keep-alive\n\n"
+            if shown:
+                yield shown
+                silent_since = time.monotonic()
     except Exception as error:
         if not isinstance(error, (ApiError, UserError)):
             logger.exception("an answer broke off")
         # the status line has long been sent, and this is the form that OpenAI's client raises as an error
-        yield _event(as_api_error(error).body)
+        yield f"data: {json.dumps(as_api_error(error).body)}\n\n"
         return
-    yield _event(reply.chunk({}, reason))
-    if with_usage:
-        yield _event(reply.usage_chunk(usage(job.ticket, tokens)))
+    if ask.with_usage:
+        yield frame.usage_chunk(ask.usage(job, tokens))
     yield "data: [DONE]\n\n"
-
-
-def _event(data: Json) -> str:
-    # ASCII only: clients that cut lines with Python's splitlines would break an answer at U+2028
-    return f"data: {json.dumps(data)}\n\n"
 
 
 async def while_connected(request: Request, work: Awaitable[T]) -> T:

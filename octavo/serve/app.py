@@ -12,19 +12,18 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
-from octavo.config import SamplingParams
 from octavo.engine.core import Closed
 from octavo.engine.engine import Engine
-from octavo.engine.prompts import Encoded
 from octavo.errors import UserError
 from octavo.serve.answers import EventStream, events, while_connected, whole
 from octavo.serve.errors import ApiError, Json, as_api_error
+from octavo.serve.generation import Generation, read_chat, read_completion
 from octavo.serve.guard import SECURITY_HEADERS, Guard
-from octavo.serve.jobs import Job, Jobs
+from octavo.serve.jobs import Jobs
 from octavo.serve.models import Models
 from octavo.serve.options import ServeOptions
 from octavo.serve.page import add_page
-from octavo.serve.protocol import ChatRequest, Reply
+from octavo.serve.reading import detokenize, read_embedding, tokenize
 
 
 def create_app(engines: Mapping[str, Engine], options: ServeOptions | None = None) -> FastAPI:
@@ -35,12 +34,20 @@ def create_app(engines: Mapping[str, Engine], options: ServeOptions | None = Non
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.state.jobs = api.jobs
     app.add_middleware(Guard)
-    app.add_api_route("/v1/chat/completions", api.chat, methods=["POST"], response_model=None)
+    writes: dict[str, Callable[..., object]] = {
+        "/v1/chat/completions": api.chat,
+        "/v1/completions": api.complete,
+        "/v1/embeddings": api.embed,
+        "/tokenize": api.tokenize,
+        "/detokenize": api.detokenize,
+    }
     reads: dict[str, Callable[..., object]] = {
         "/v1/models": api.list_models,
         "/v1/models/{name:path}": api.model,
         "/health": api.health,
     }
+    for path, answer in writes.items():
+        app.add_api_route(path, answer, methods=["POST"], response_model=None)
     for path, answer in reads.items():
         app.add_api_route(path, answer, methods=["GET", "HEAD"], response_model=None)
     add_page(app)
@@ -51,7 +58,7 @@ def create_app(engines: Mapping[str, Engine], options: ServeOptions | None = Non
 
 
 class _Api:
-    """The routes."""
+    """The routes. What can be wrong with a request is found in a thread: it may take long."""
 
     def __init__(self, models: Models, options: ServeOptions) -> None:
         self._models, self._options = models, options
@@ -69,26 +76,46 @@ class _Api:
         return self._models.card(name)
 
     async def chat(self, request: Request) -> Response:
-        body = await read_body(request, self._options.max_body_bytes)
-        with contextlib.ExitStack() as held:
-            chat, engine, prompt, params = await asyncio.to_thread(self._prepare, body)
-            job = Job(self.jobs, engine, prompt, params)
-            held.callback(job.cancel)
-            reply = Reply(chat.model)
-            if chat.stream:
-                stream = events(job, reply, chat.wants_usage, self._options.keep_alive)
-                return EventStream(stream, held.pop_all())
-            return JSONResponse(await while_connected(request, whole(job, reply)))
+        default = self._options.default_max_tokens
+        return await self._generate(request, lambda body: read_chat(self._models, body, default))
 
-    def _prepare(self, body: bytes) -> tuple[ChatRequest, Engine, Encoded, SamplingParams]:
-        """Everything that can be wrong with a request, before an answer begins; in a thread, as it may take long."""
-        chat = ChatRequest.parse(body)
-        engine = self._models.engine(chat.model)
-        prompt = engine.encode(chat.prompt())
-        room = engine.context - len(prompt.ids)
-        params = chat.sampling(max(1, min(self._options.default_max_tokens, room)))
-        engine.check_fits(len(prompt.ids), params)
-        return chat, engine, prompt, params
+    async def complete(self, request: Request) -> Response:
+        return await self._generate(request, lambda body: read_completion(self._models, body))
+
+    async def _generate(self, request: Request, read: Callable[[bytes], Generation]) -> Response:
+        body = await self._body(request)
+        with contextlib.ExitStack() as held:
+            job = self.jobs.job()
+            held.callback(job.cancel)
+
+            def begin() -> Generation:
+                generation = read(body)
+                job.begin(generation.start(tenant=""))
+                return generation
+
+            generation = await asyncio.to_thread(begin)
+            reply, asked = generation.reply, generation.asked
+            if asked.stream:
+                return EventStream(events(job, reply, asked, self._options.keep_alive), held.pop_all())
+            return JSONResponse(await while_connected(request, whole(job, reply, asked)))
+
+    async def embed(self, request: Request) -> Response:
+        body = await self._body(request)
+        embedding = await asyncio.to_thread(read_embedding, self._models, body)
+        with contextlib.ExitStack() as held:
+            job = self.jobs.job()
+            held.callback(job.cancel)
+            await asyncio.to_thread(job.begin, embedding.start(tenant=""))
+            return JSONResponse(await while_connected(request, embedding.whole(job)))
+
+    async def tokenize(self, request: Request) -> Json:
+        return await asyncio.to_thread(tokenize, self._models, await self._body(request))
+
+    async def detokenize(self, request: Request) -> Json:
+        return await asyncio.to_thread(detokenize, self._models, await self._body(request))
+
+    async def _body(self, request: Request) -> bytes:
+        return await read_body(request, self._options.max_body_bytes)
 
 
 async def read_body(request: Request, most: int) -> bytes:

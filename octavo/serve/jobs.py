@@ -1,12 +1,15 @@
-"""One request to the engine, as the event loop reads it."""
+"""Requests to engines, as the event loop reads them."""
 
 import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from octavo.config import SamplingParams
-from octavo.engine.answer import Piece
-from octavo.engine.engine import Engine
-from octavo.engine.prompts import Encoded
+from octavo.engine.engine import Ticket
 from octavo.serve.errors import ApiError
+
+Emit = Callable[[int, Any], None]  # gets the number of a prompt, and a piece, a result or an error
+Start = Callable[[Emit], Sequence[Ticket]]
 
 
 class Jobs:
@@ -14,6 +17,15 @@ class Jobs:
 
     def __init__(self) -> None:
         self.under_way: set[Job] = set()
+        self._post: Post | None = None
+
+    def job(self) -> "Job":
+        """A new one; called from the event loop."""
+        if self._post is None:
+            self._post = Post(asyncio.get_running_loop())
+        job = Job(self._post, self.under_way.discard)
+        self.under_way.add(job)
+        return job
 
     def stop(self) -> None:
         """End every job; its client is told."""
@@ -22,36 +34,73 @@ class Jobs:
 
 
 class Job:
-    """One generation, begun at construction, read piece by piece from the event loop; `cancel` it in the end."""
+    """What one request has the engine do, read item by item from the event loop; `cancel` it in the end."""
 
-    def __init__(self, jobs: Jobs, engine: Engine, prompt: Encoded, params: SamplingParams) -> None:
-        """Raises `Busy` when too many requests wait, UserError for one that cannot be answered."""
-        self._jobs, self._loop = jobs, asyncio.get_running_loop()
-        self._arrived: asyncio.Queue[Piece | Exception] = asyncio.Queue()
-        self.ticket = engine.submit(prompt, params, self._emit)
-        jobs.under_way.add(self)
+    def __init__(self, post: "Post", forget: Callable[["Job"], None]) -> None:
+        self._post, self._forget = post, forget
+        self._arrived: asyncio.Queue[tuple[int, Any]] = asyncio.Queue()
+        self._over = False
+        self.tickets: Sequence[Ticket] = ()
 
-    async def next(self, seconds: float | None = None) -> Piece | None:
-        """The next piece, None if none comes in time; no more after one with a finish_reason. Raises what ended the
-        answer instead."""
-        try:
-            item = await asyncio.wait_for(self._arrived.get(), seconds)
-        except TimeoutError:
-            return None
+    def begin(self, start: Start) -> None:
+        """Hand the work in, from any thread. Raises `Busy` when too many requests wait, UserError for what cannot be
+        answered."""
+        self.tickets = start(self._emit)
+        if self._over:  # cancelled meanwhile, which does not stop a thread
+            self.cancel()
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens of the prompts that the prefix cache knew."""
+        return sum(ticket.cached_tokens for ticket in self.tickets)
+
+    async def next(self, seconds: float | None = None) -> tuple[int, Any] | None:
+        """The next item and its prompt's number, None if none comes in time. Raises what ended the answer instead."""
+        if self._arrived.empty() and seconds is not None:
+            try:
+                number, item = await asyncio.wait_for(self._arrived.get(), seconds)
+            except TimeoutError:
+                return None
+        else:
+            number, item = await self._arrived.get()
         if isinstance(item, Exception):
             raise item
-        return item
+        return number, item
 
     def cancel(self) -> None:
         """End the job, after the step under way; harmless when it is over."""
-        self.ticket.cancel()
-        self._jobs.under_way.discard(self)
+        self._over = True
+        for ticket in self.tickets:
+            ticket.cancel()
+        self._forget(self)
 
     def fail(self, error: Exception) -> None:
         """End the job; `next` raises `error` after what has already come."""
-        self._arrived.put_nowait(error)
+        self._arrived.put_nowait((0, error))
         self.cancel()
 
-    def _emit(self, item: Piece | Exception) -> None:
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._arrived.put_nowait, item)
+    def _emit(self, number: int, item: Any) -> None:
+        self._post.put(self._arrived, (number, item))
+
+
+class Post:
+    """Carries items from the engines' threads into queues of the event loop, which is woken once for many: waking it
+    is a system call, and a step has an item for every sequence."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._items: deque[tuple[asyncio.Queue[Any], Any]] = deque()
+        self._announced = False
+
+    def put(self, queue: "asyncio.Queue[Any]", item: Any) -> None:
+        """From any thread; nothing happens once the loop is closed."""
+        self._items.append((queue, item))
+        if not self._announced and not self._loop.is_closed():
+            self._announced = True
+            self._loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        self._announced = False  # first: what comes while we look is announced again
+        while self._items:
+            queue, item = self._items.popleft()
+            queue.put_nowait(item)

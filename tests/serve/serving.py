@@ -1,9 +1,10 @@
 """Servers for the tests: a tiny random model behind a real socket, and an engine that does as the test says."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from octavo.config import EngineOptions, SamplingParams
@@ -41,6 +42,7 @@ class Puppet:
         self.pieces, self.prompt_tokens, self.cached_tokens = pieces, prompt_tokens, cached_tokens
         self.under_way: list[PuppetTicket] = []
         self.seen: list[SamplingParams] = []
+        self.tenants: list[str] = []
         self._steps = 0
         self._lock = threading.Lock()
 
@@ -57,13 +59,20 @@ class Puppet:
     def check_fits(self, prompt_tokens: int, params: SamplingParams) -> None:
         """Everything does."""
 
-    def submit(self, prompt: Encoded, params: SamplingParams, emit: Callable[[Any], None]) -> "PuppetTicket":
-        """A request that waits for `step`."""
-        self.seen.append(params)
-        ticket = PuppetTicket(self, emit, iter(self.pieces))
+    def submit_all(
+        self,
+        prompts: Sequence[Encoded],
+        params: Sequence[SamplingParams],
+        emit: Callable[[int, Any], None],
+        tenant: str = "",
+    ) -> "list[PuppetTicket]":
+        """A request that waits for `step`; of its prompts, the first."""
+        self.seen.append(params[0])
+        self.tenants.append(tenant)
+        ticket = PuppetTicket(self, partial(emit, 0), iter(self.pieces))
         self.under_way.append(ticket)
         self._give()
-        return ticket
+        return [ticket]
 
     def _give(self) -> None:
         with self._lock:

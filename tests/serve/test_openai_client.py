@@ -175,9 +175,13 @@ def test_models(client: openai.OpenAI) -> None:
 
 def test_errors_are_readable(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as bad:
-        ask(client, n=2)
-    assert "n is 2" in bad.value.message
-    assert (bad.value.param, bad.value.code, bad.value.type) == ("n", "unsupported_parameter", "invalid_request_error")
+        ask(client, extra_body={"echo": True})
+    assert "echo is true" in bad.value.message
+    assert (bad.value.param, bad.value.code, bad.value.type) == (
+        "echo",
+        "unsupported_parameter",
+        "invalid_request_error",
+    )
     with pytest.raises(openai.NotFoundError, match=re.escape(f"this server has '{MODEL}'")):
         client.chat.completions.create(model="gpt-7", messages=QUESTION)
     with pytest.raises(openai.NotFoundError, match="gpt-7"):

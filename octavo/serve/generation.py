@@ -1,0 +1,65 @@
+"""POST /v1/chat/completions and /v1/completions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from octavo.config import SamplingParams
+from octavo.engine.engine import Engine
+from octavo.engine.prompts import Encoded
+from octavo.serve.answers import Asked
+from octavo.serve.jobs import Start
+from octavo.serve.models import Models
+from octavo.serve.protocol.chat import ChatRequest
+from octavo.serve.protocol.completions import CompletionRequest
+from octavo.serve.replies import ChatReply, CompletionReply, Echo, Reply
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A request that was found good: what the engine is to do, and how its answers are shown."""
+
+    engine: Engine
+    prompts: Sequence[Encoded]
+    params: Sequence[SamplingParams]
+    reply: Reply
+    asked: Asked
+
+    def start(self, tenant: str) -> Start:
+        """What hands it to the engine."""
+        return lambda emit: self.engine.submit_all(self.prompts, self.params, emit, tenant)
+
+
+def read_chat(models: Models, body: bytes, default_max_tokens: int) -> Generation:
+    """A chat. Raises ApiError or UserError for everything that can be wrong with it; takes long for long ones."""
+    chat = ChatRequest.parse(body)
+    engine = models.engine(chat.model)
+    prompt = engine.encode(chat.prompt())
+    room = engine.context - len(prompt.ids)
+    params = chat.params(max(1, min(default_max_tokens, room)))
+    engine.check_fits(len(prompt.ids), params)
+    reply = ChatReply(chat.model, chat.choices, models.texts(chat.model) if chat.logprobs else None)
+    asked = Asked(chat.choices, len(prompt.ids), bool(chat.stream), chat.wants_usage)
+    return Generation(engine, [prompt], [params], reply, asked)
+
+
+def read_completion(models: Models, body: bytes) -> Generation:
+    """Texts to be continued. Raises as `read_chat`."""
+    wanted = CompletionRequest.parse(body)
+    engine = models.engine(wanted.model)
+    prompts = [replace(engine.encode(prompt), continues=True) for prompt in wanted.prompt]
+    params = []
+    for number, prompt in enumerate(prompts):
+        its = wanted.params(engine.context - len(prompt.ids))
+        engine.check_fits(len(prompt.ids), its)
+        params.append(its if number == 0 or its.seed is None else replace(its, seed=(its.seed + number) % 2**64))
+    echoes = []
+    if wanted.echo:
+        for given, prompt in zip(wanted.prompt, prompts, strict=True):
+            text = given if isinstance(given, str) else engine.tokenizer.decode(prompt.ids, skip_special_tokens=False)
+            echoes.append(Echo(text, prompt.ids))
+    texts = models.texts(wanted.model) if wanted.logprobs is not None else None
+    silent = wanted.max_tokens == 0
+    reply = CompletionReply(wanted.model, wanted.choices, len(prompts), texts, echoes, silent)
+    counts = len(prompts) * wanted.choices, sum(len(prompt.ids) for prompt in prompts)
+    asked = Asked(*counts, bool(wanted.stream), wanted.wants_usage, shows_tokens=not silent)
+    return Generation(engine, prompts, params, reply, asked)

@@ -1,0 +1,10 @@
+"""The most that one request may ask for. Small: a stranger's request must not take what others need."""
+
+MAX_PROMPTS = 256  # texts of a completion request; each has n answers
+MAX_INPUTS = 2048  # texts of an embedding request, OpenAI's limit
+MAX_MESSAGES = 10_000
+MAX_STOPS, MAX_STOP_CHARS = 16, 256
+MAX_BIASES = 1024
+MAX_TEMPERATURE = 2.0  # OpenAI's limit, as those of penalties and biases
+MAX_PENALTY = 2.0
+MAX_BIAS = 100.0

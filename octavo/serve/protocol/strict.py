@@ -1,0 +1,62 @@
+"""How request bodies are read: strictly, with messages that name the field."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import ErrorDetails, from_json
+
+from octavo.serve.errors import ApiError
+
+# Of llama.cpp, vLLM and OpenAI: what would change an answer, and is not computed here. The values that ask for nothing.
+UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
+    "allowed_token_ids": (None,),
+    "bad_words": (None, []),
+    "grammar": (None, ""),
+    "length_penalty": (None, 1),
+    "logits_processors": (None, []),
+    "min_tokens": (None, 0),
+    "mirostat": (None, 0),
+    "prompt_logprobs": (None, False),
+    "stop_token_ids": (None, []),
+    "truncate_prompt_tokens": (None,),
+    "use_beam_search": (None, False),
+}
+
+
+class Strict(BaseModel):
+    """Types as JSON has them ("5" is no number); unknown fields ignored; `only` names values a field may have."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
+    only: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unsupported(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            for name, allowed in cls.only.items():
+                if name in data and data[name] not in allowed:
+                    shown = json.dumps(data[name])
+                    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+                    message = f"{name} is {shown}, which this server does not support: leave it out"
+                    raise ApiError(400, message, param=name, code="unsupported_parameter")
+        return data
+
+    @classmethod
+    def parse(cls, body: bytes) -> Self:
+        """The request in a body. Raises ApiError 400 that names the field."""
+        try:
+            data = from_json(body, allow_inf_nan=False)
+        except ValueError as error:
+            raise ApiError(400, f"the body is not JSON: {error}", code="invalid_json") from None
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise _named(error.errors(include_url=False, include_context=False)[0]) from None
+
+
+def _named(error: ErrorDetails) -> ApiError:
+    """messages[0].role: Input should be ..."""
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"]).lstrip(".")[:200]
+    return ApiError(400, f"{place or 'the body'}: {error['msg']}", param=place or None, code="invalid_value")

@@ -1,0 +1,28 @@
+"""Texts to be completed, embedded or counted: one or several, as strings or as token ids."""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+from pydantic_core import PydanticCustomError
+
+_EXPECTED = "expected a string, a list of strings or lists of token ids, none of them empty"
+Text = str | tuple[Annotated[int, Field(ge=0, lt=2**31)], ...]
+
+
+def as_texts(given: Any, most: int) -> Any:
+    """A string, a list of them, a list of ids, or a list of such lists, as a tuple of texts."""
+    if isinstance(given, str):
+        return (given,)
+    if not isinstance(given, list) or not given:
+        raise PydanticCustomError("texts", _EXPECTED)
+    if all(type(item) is int for item in given):
+        return (tuple(given),)
+    if len(given) > most:
+        raise PydanticCustomError("texts", f"{len(given)} texts, more than the limit of {most}")
+    if not all(isinstance(item, str) or _are_ids(item) for item in given):
+        raise PydanticCustomError("texts", _EXPECTED)
+    return tuple(item if isinstance(item, str) else tuple(item) for item in given)
+
+
+def _are_ids(item: Any) -> bool:
+    return isinstance(item, list) and bool(item) and all(type(each) is int for each in item)

@@ -1,0 +1,220 @@
+"""Answers in the shapes that clients know: a chat's and a plain completion's, whole or in steps."""
+
+import json
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from octavo import __version__
+from octavo.engine.answer import Piece
+from octavo.engine.logprobs import TokenLogprob
+from octavo.serve.errors import Json
+from octavo.serve.protocol.logprobs import TokenTexts, chat_logprob, completion_logprobs
+
+
+class Reply(Protocol):
+    """Makes the choices of an answer out of an engine's pieces."""
+
+    frame: "Frame"
+
+    def opening(self) -> list[Json]:
+        """What a stream begins with."""
+        ...
+
+    def put(self, prompt: int, piece: Piece) -> list[Json]:
+        """What a stream sends for a piece of one of prompt number `prompt`'s answers; nothing if that shows nothing."""
+        ...
+
+    def whole(self) -> list[Json]:
+        """All choices, when every piece was put."""
+        ...
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What all parts of one answer have in common: one id, one time, one model."""
+
+    model: str
+    kind: str  # chat.completion or text_completion
+    chunk_kind: str
+    prefix: str
+    created: int = field(default_factory=lambda: int(time.time()))
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "id", f"{self.prefix}-{uuid.uuid4().hex}")
+        # written once: a stream has hundreds of chunks. ASCII only: clients that cut lines with Python's splitlines
+        # would break an answer at U+2028
+        object.__setattr__(self, "_head", "data: " + json.dumps(self._shared(self.chunk_kind))[:-1] + ', "choices": [')
+
+    def whole(self, choices: list[Json], usage: Json) -> Json:
+        """The answer in one piece."""
+        return self._shared(self.kind) | {"choices": choices, "usage": usage}
+
+    def chunk(self, choice: Json) -> str:
+        """One step of a stream, as a server-sent event."""
+        return f'{self._head}{json.dumps(choice)}], "usage": null}}\n\n'  # type: ignore[attr-defined]
+
+    def usage_chunk(self, usage: Json) -> str:
+        """The last step of a stream that was asked for token counts."""
+        return f'{self._head}], "usage": {json.dumps(usage)}}}\n\n'  # type: ignore[attr-defined]
+
+    def _shared(self, kind: str) -> Json:
+        shared = {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+        return shared | {"system_fingerprint": f"octavo-{__version__}"}
+
+
+class ChatReply:
+    """The answers to one chat."""
+
+    def __init__(self, model: str, choices: int, texts: TokenTexts | None) -> None:
+        """texts: for log probabilities, if they were asked for."""
+        self.frame = Frame(model, "chat.completion", "chat.completion.chunk", "chatcmpl")
+        self._texts = texts
+        self._choices = [_ChatChoice() for _ in range(choices)]
+
+    def opening(self) -> list[Json]:
+        """A chunk of each choice's role, in their order: clients take the first for choice 0."""
+        return [_step(index, {"role": "assistant", "content": ""}) for index in range(len(self._choices))]
+
+    def put(self, prompt: int, piece: Piece) -> list[Json]:
+        """The text of a piece, and a chunk of its own for the end: no client looks for both in one."""
+        choice, shown = self._choices[piece.index], []
+        logprob = chat_logprob(self._texts, piece.logprob) if self._texts and piece.logprob else None
+        choice.text.append(piece.text)
+        if logprob:
+            choice.logprobs.append(logprob)
+        if piece.text or logprob:
+            shown.append(_step(piece.index, {"content": piece.text}, logprob))
+        if piece.finish_reason:
+            choice.finish_reason = piece.finish_reason
+            shown.append(_step(piece.index, {}, finish_reason=piece.finish_reason))
+        return shown
+
+    def whole(self) -> list[Json]:
+        """The messages."""
+        return [
+            {
+                "index": index,
+                "message": {"role": "assistant", "content": "".join(choice.text), "refusal": None},
+                "logprobs": {"content": choice.logprobs, "refusal": None} if self._texts else None,
+                "finish_reason": choice.finish_reason,
+            }
+            for index, choice in enumerate(self._choices)
+        ]
+
+
+@dataclass
+class _ChatChoice:
+    text: list[str] = field(default_factory=list)
+    logprobs: list[Json] = field(default_factory=list)
+    finish_reason: str | None = None
+
+
+def _step(index: int, delta: Json, logprob: Json | None = None, finish_reason: str | None = None) -> Json:
+    logprobs = {"content": [logprob], "refusal": None} if logprob else None
+    return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
+
+
+@dataclass(frozen=True)
+class Echo:
+    """A prompt that is to be repeated before its answers."""
+
+    text: str
+    ids: Sequence[int]
+
+
+class CompletionReply:
+    """The answers to one or several prompts: prompt i has choices i * n and on."""
+
+    def __init__(
+        self,
+        model: str,
+        n: int,
+        prompts: int,
+        texts: TokenTexts | None,
+        echoes: Sequence[Echo] = (),
+        silent: bool = False,
+    ) -> None:
+        """texts: for log probabilities, if they were asked for; echoes: of each prompt, if they were; silent: nothing
+        but those is shown."""
+        self.frame = Frame(model, "text_completion", "text_completion", "cmpl")
+        self._n, self._texts, self._echoes, self._silent = n, texts, echoes, silent
+        self._choices = [_CompletionChoice() for _ in range(n * prompts)]
+        self._held: list[list[Piece]] = [[] for _ in range(prompts)]
+        self._of_prompts: list[Json | None] = [None] * prompts  # log probabilities
+
+    def opening(self) -> list[Json]:
+        """Nothing: an echo comes with its log probabilities, and those with the first piece."""
+        return []
+
+    def put(self, prompt: int, piece: Piece) -> list[Json]:
+        """The text of a piece, its end with it. What a prompt's other answers have said before its own log
+        probabilities came is held back until then."""
+        if self._texts and self._echoes and self._of_prompts[prompt] is None:
+            if piece.prompt_logprobs is None:
+                self._held[prompt].append(piece)
+                return []
+            self._of_prompts[prompt] = self._prompt_logprobs(prompt, piece.prompt_logprobs)
+            return [self._shown(prompt, each) for each in (piece, *self._held[prompt])]
+        return [self._shown(prompt, piece)] if piece.text or piece.logprob or piece.finish_reason else []
+
+    def whole(self) -> list[Json]:
+        """The texts."""
+        return [
+            {
+                "index": index,
+                "text": "".join(choice.text),
+                "logprobs": _joined(choice.logprobs),
+                "finish_reason": choice.finish_reason,
+            }
+            for index, choice in enumerate(self._choices)
+        ]
+
+    def _shown(self, prompt: int, piece: Piece) -> Json:
+        index = prompt * self._n + piece.index
+        choice = self._choices[index]
+        parts: list[Json] = []
+        text = ""
+        if self._echoes and not choice.text:
+            text = self._echoes[prompt].text
+            parts += [known] if (known := self._of_prompts[prompt]) else []
+        if not self._silent:
+            if self._texts and piece.logprob:
+                offset = choice.length + len(text)
+                parts.append(completion_logprobs(self._texts, [piece.token_id], [piece.logprob], offset))
+            text += piece.text
+        choice.text.append(text)
+        choice.length += len(text)
+        choice.logprobs += parts
+        choice.finish_reason = piece.finish_reason
+        return {"index": index, "text": text, "logprobs": _joined(parts), "finish_reason": piece.finish_reason}
+
+    def _prompt_logprobs(self, prompt: int, given: Sequence[TokenLogprob]) -> Json:
+        assert self._texts
+        return completion_logprobs(self._texts, self._echoes[prompt].ids, [None, *given], 0)
+
+
+@dataclass
+class _CompletionChoice:
+    text: list[str] = field(default_factory=list)
+    length: int = 0  # characters
+    logprobs: list[Json] = field(default_factory=list)
+    finish_reason: str | None = None
+
+
+def _joined(parts: Sequence[Json]) -> Json | None:
+    """Log probabilities of one stretch of text after another."""
+    return {name: [item for part in parts for item in part[name]] for name in parts[0]} if parts else None
+
+
+def usage(prompt_tokens: int, cached_tokens: int, completion_tokens: int) -> Json:
+    """Token counts; an end token that the model chose counts as one. cached_tokens: what the prefix cache knew."""
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": cached_tokens},
+    }
