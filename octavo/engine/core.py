@@ -82,6 +82,7 @@ class Core:
 
     def __init__(self, runner: Runner, scheduler: Scheduler) -> None:
         self.runner, self.scheduler = runner, scheduler
+        self.after_step: set[Callable[[], None]] = set()
         self._changed = threading.Condition()
         self._arrived: deque[Job] = deque()
         self._cancelled: deque[Job] = deque()
@@ -176,6 +177,7 @@ class Core:
                     shares = self.scheduler.plan()
                     assert shares, "there are jobs, and none takes part in a step"
                     self._step(shares)
+                self._call_after_step()
         except Exception as error:
             # a bug of ours: nobody may wait for answers that will not come
             logger.exception("the engine broke down")
@@ -183,6 +185,11 @@ class Core:
             self._stop()
             for job in [*self._jobs.values(), *self._arrived]:
                 _tell(job, error)
+        self._call_after_step()
+
+    def _call_after_step(self) -> None:
+        for call in tuple(self.after_step):
+            call()
 
     def _take_orders(self) -> bool:
         """Take in what has arrived, let go of what was cancelled, wait if there is nothing to do; False at the end."""

@@ -111,6 +111,11 @@ class Engine:
             self.core.scheduler.cache.disk.close()
 
     @property
+    def after_step(self) -> set[Callable[[], None]]:
+        """What the engine's thread calls when the results of a step were dealt out, and errors told; must not block."""
+        return self.core.after_step
+
+    @property
     def closed(self) -> bool:
         """Whether it takes no requests any more: it was closed, or broke down."""
         return self.core.closed

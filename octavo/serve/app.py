@@ -62,7 +62,7 @@ class _Api:
 
     def __init__(self, models: Models, options: ServeOptions) -> None:
         self._models, self._options = models, options
-        self.jobs = Jobs()
+        self.jobs = Jobs(models.engines.values())
 
     async def health(self) -> Json:
         if any(engine.closed for engine in self._models.engines.values()):

@@ -1,11 +1,12 @@
 """Requests to engines, as the event loop reads them."""
 
 import asyncio
+import contextlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from octavo.engine.engine import Ticket
+from octavo.engine.engine import Engine, Ticket
 from octavo.serve.errors import ApiError
 
 Emit = Callable[[int, Any], None]  # gets the number of a prompt, and a piece, a result or an error
@@ -13,39 +14,69 @@ Start = Callable[[Emit], Sequence[Ticket]]
 
 
 class Jobs:
-    """The requests under way, so that they can be ended together."""
+    """The requests under way, and their post: items from the engines' threads.
 
-    def __init__(self) -> None:
+    The event loop is woken once after each step, not with every item: that is a system call, and the loop would take
+    the interpreter's lock from an engine that has more to deal out.
+    """
+
+    def __init__(self, engines: Iterable[Engine]) -> None:
         self.under_way: set[Job] = set()
-        self._post: Post | None = None
+        self._engines = tuple(engines)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._post: deque[tuple[Job, int, Any]] = deque()
+        self._announced = False
 
     def job(self) -> "Job":
         """A new one; called from the event loop."""
-        if self._post is None:
-            self._post = Post(asyncio.get_running_loop())
-        job = Job(self._post, self.under_way.discard)
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+            for engine in self._engines:
+                engine.after_step.add(self._wake)
+        job = Job(self)
         self.under_way.add(job)
         return job
 
     def stop(self) -> None:
-        """End every job; its client is told."""
+        """End every job; its client is told. The last call."""
+        for engine in self._engines:
+            engine.after_step.discard(self._wake)
         for job in list(self.under_way):
             job.fail(ApiError(503, "the server is shutting down", code="shutting_down"))
 
+    def put(self, job: "Job", number: int, item: Any) -> None:
+        """One more item for a job, from any thread; it is there after the step."""
+        self._post.append((job, number, item))
+
+    def _wake(self) -> None:
+        if self._post and not self._announced and self._loop and not self._loop.is_closed():
+            self._announced = True
+            self._loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        self._announced = False  # first: what comes while we look is announced again
+        while self._post:
+            job, number, item = self._post.popleft()
+            job.arrive(number, item)
+
 
 class Job:
-    """What one request has the engine do, read item by item from the event loop; `cancel` it in the end."""
+    """What one request has an engine do, read by the event loop; `cancel` it in the end."""
 
-    def __init__(self, post: "Post", forget: Callable[["Job"], None]) -> None:
-        self._post, self._forget = post, forget
-        self._arrived: asyncio.Queue[tuple[int, Any]] = asyncio.Queue()
+    def __init__(self, jobs: Jobs) -> None:
+        self._jobs = jobs
+        self._arrived: list[tuple[int, Any]] = []
+        self._error: Exception | None = None
+        self._news = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._read_at = self._loop.time()
         self._over = False
         self.tickets: Sequence[Ticket] = ()
 
     def begin(self, start: Start) -> None:
         """Hand the work in, from any thread. Raises `Busy` when too many requests wait, UserError for what cannot be
         answered."""
-        self.tickets = start(self._emit)
+        self.tickets = start(lambda number, item: self._jobs.put(self, number, item))
         if self._over:  # cancelled meanwhile, which does not stop a thread
             self.cancel()
 
@@ -54,53 +85,55 @@ class Job:
         """Tokens of the prompts that the prefix cache knew."""
         return sum(ticket.cached_tokens for ticket in self.tickets)
 
-    async def next(self, seconds: float | None = None) -> tuple[int, Any] | None:
-        """The next item and its prompt's number, None if none comes in time. Raises what ended the answer instead."""
-        if self._arrived.empty() and seconds is not None:
-            try:
-                number, item = await asyncio.wait_for(self._arrived.get(), seconds)
-            except TimeoutError:
-                return None
-        else:
-            number, item = await self._arrived.get()
+    async def items(self, shown: bool = True) -> list[tuple[int, Any]]:
+        """What has come, with the numbers of the prompts, as soon as there is anything; nothing when it is time for a
+        reminder. Raises what ended the answer, after what came before it. shown: whether the last items were."""
+        if shown:
+            self._read_at = self._loop.time()
+        if not (self._arrived or self._error):
+            self._news.clear()
+            await self._news.wait()
+        arrived, self._arrived = self._arrived, []
+        if self._error and not arrived:
+            raise self._error
+        return arrived
+
+    @contextlib.contextmanager
+    def reminders(self, seconds: float) -> Iterator[None]:
+        """Within, `items` returns after each `seconds` in which none were shown. One timer for all of them: one for
+        every item would cost more than to send it."""
+
+        timer: asyncio.TimerHandle
+
+        def remind() -> None:
+            nonlocal timer
+            silent = self._loop.time() - self._read_at
+            if silent >= seconds:
+                self._news.set()
+            timer = self._loop.call_later(seconds - silent if silent < seconds else seconds, remind)
+
+        timer = self._loop.call_later(seconds, remind)
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def arrive(self, number: int, item: Any) -> None:
+        """One more item, or the error that ends the job; from the event loop."""
         if isinstance(item, Exception):
-            raise item
-        return number, item
+            self._error = self._error or item
+        elif self._error is None:
+            self._arrived.append((number, item))
+        self._news.set()
 
     def cancel(self) -> None:
         """End the job, after the step under way; harmless when it is over."""
         self._over = True
         for ticket in self.tickets:
             ticket.cancel()
-        self._forget(self)
+        self._jobs.under_way.discard(self)
 
     def fail(self, error: Exception) -> None:
-        """End the job; `next` raises `error` after what has already come."""
-        self._arrived.put_nowait((0, error))
+        """End the job; `items` raises `error` after what has already come."""
+        self.arrive(0, error)
         self.cancel()
-
-    def _emit(self, number: int, item: Any) -> None:
-        self._post.put(self._arrived, (number, item))
-
-
-class Post:
-    """Carries items from the engines' threads into queues of the event loop, which is woken once for many: waking it
-    is a system call, and a step has an item for every sequence."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._items: deque[tuple[asyncio.Queue[Any], Any]] = deque()
-        self._announced = False
-
-    def put(self, queue: "asyncio.Queue[Any]", item: Any) -> None:
-        """From any thread; nothing happens once the loop is closed."""
-        self._items.append((queue, item))
-        if not self._announced and not self._loop.is_closed():
-            self._announced = True
-            self._loop.call_soon_threadsafe(self._deliver)
-
-    def _deliver(self) -> None:
-        self._announced = False  # first: what comes while we look is announced again
-        while self._items:
-            queue, item = self._items.popleft()
-            queue.put_nowait(item)

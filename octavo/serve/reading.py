@@ -32,10 +32,8 @@ class Embedding:
         """The answer, when all vectors are there."""
         vectors: dict[int, Any] = {}
         while len(vectors) < len(self.texts):
-            item = await job.next()
-            assert item is not None
-            number, vector = item
-            vectors[number] = self.wanted.shown(np.asarray(vector, np.float32))
+            for number, vector in await job.items():
+                vectors[number] = self.wanted.shown(np.asarray(vector, np.float32))
         data = [{"object": "embedding", "index": at, "embedding": vectors[at]} for at in range(len(self.texts))]
         tokens = sum(len(text.ids) for text in self.texts)
         counts = {"prompt_tokens": tokens, "total_tokens": tokens}

@@ -5,6 +5,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from json.encoder import encode_basestring_ascii
 from typing import Protocol
 
 from octavo import __version__
@@ -19,12 +20,12 @@ class Reply(Protocol):
 
     frame: "Frame"
 
-    def opening(self) -> list[Json]:
-        """What a stream begins with."""
+    def opening(self) -> str:
+        """The events that a stream begins with."""
         ...
 
-    def put(self, prompt: int, piece: Piece) -> list[Json]:
-        """What a stream sends for a piece of one of prompt number `prompt`'s answers; nothing if that shows nothing."""
+    def put(self, prompt: int, piece: Piece) -> str:
+        """The events of a stream for a piece of one of prompt number `prompt`'s answers; "" if it shows nothing."""
         ...
 
     def whole(self) -> list[Json]:
@@ -57,6 +58,13 @@ class Frame:
         """One step of a stream, as a server-sent event."""
         return f'{self._head}{json.dumps(choice)}], "usage": null}}\n\n'  # type: ignore[attr-defined]
 
+    def text_chunk(self, index: int, text: str) -> str:
+        """`chunk` of a chat's text and nothing else: most of what a server sends, in a tenth of the time."""
+        return (
+            f'{self._head}{{"index": {index}, "delta": {{"content": {encode_basestring_ascii(text)}}}, '  # type: ignore[attr-defined]
+            '"logprobs": null, "finish_reason": null}], "usage": null}\n\n'
+        )
+
     def usage_chunk(self, usage: Json) -> str:
         """The last step of a stream that was asked for token counts."""
         return f'{self._head}], "usage": {json.dumps(usage)}}}\n\n'  # type: ignore[attr-defined]
@@ -75,22 +83,24 @@ class ChatReply:
         self._texts = texts
         self._choices = [_ChatChoice() for _ in range(choices)]
 
-    def opening(self) -> list[Json]:
+    def opening(self) -> str:
         """A chunk of each choice's role, in their order: clients take the first for choice 0."""
-        return [_step(index, {"role": "assistant", "content": ""}) for index in range(len(self._choices))]
+        roles = (_step(index, {"role": "assistant", "content": ""}) for index in range(len(self._choices)))
+        return "".join(map(self.frame.chunk, roles))
 
-    def put(self, prompt: int, piece: Piece) -> list[Json]:
+    def put(self, prompt: int, piece: Piece) -> str:
         """The text of a piece, and a chunk of its own for the end: no client looks for both in one."""
-        choice, shown = self._choices[piece.index], []
+        choice, shown = self._choices[piece.index], ""
         logprob = chat_logprob(self._texts, piece.logprob) if self._texts and piece.logprob else None
         choice.text.append(piece.text)
         if logprob:
             choice.logprobs.append(logprob)
-        if piece.text or logprob:
-            shown.append(_step(piece.index, {"content": piece.text}, logprob))
+            shown = self.frame.chunk(_step(piece.index, {"content": piece.text}, logprob))
+        elif piece.text:
+            shown = self.frame.text_chunk(piece.index, piece.text)
         if piece.finish_reason:
             choice.finish_reason = piece.finish_reason
-            shown.append(_step(piece.index, {}, finish_reason=piece.finish_reason))
+            shown += self.frame.chunk(_step(piece.index, {}, finish_reason=piece.finish_reason))
         return shown
 
     def whole(self) -> list[Json]:
@@ -146,20 +156,20 @@ class CompletionReply:
         self._held: list[list[Piece]] = [[] for _ in range(prompts)]
         self._of_prompts: list[Json | None] = [None] * prompts  # log probabilities
 
-    def opening(self) -> list[Json]:
+    def opening(self) -> str:
         """Nothing: an echo comes with its log probabilities, and those with the first piece."""
-        return []
+        return ""
 
-    def put(self, prompt: int, piece: Piece) -> list[Json]:
+    def put(self, prompt: int, piece: Piece) -> str:
         """The text of a piece, its end with it. What a prompt's other answers have said before its own log
         probabilities came is held back until then."""
         if self._texts and self._echoes and self._of_prompts[prompt] is None:
             if piece.prompt_logprobs is None:
                 self._held[prompt].append(piece)
-                return []
+                return ""
             self._of_prompts[prompt] = self._prompt_logprobs(prompt, piece.prompt_logprobs)
-            return [self._shown(prompt, each) for each in (piece, *self._held[prompt])]
-        return [self._shown(prompt, piece)] if piece.text or piece.logprob or piece.finish_reason else []
+            return "".join(self._shown(prompt, each) for each in (piece, *self._held[prompt]))
+        return self._shown(prompt, piece)
 
     def whole(self) -> list[Json]:
         """The texts."""
@@ -173,7 +183,7 @@ class CompletionReply:
             for index, choice in enumerate(self._choices)
         ]
 
-    def _shown(self, prompt: int, piece: Piece) -> Json:
+    def _shown(self, prompt: int, piece: Piece) -> str:
         index = prompt * self._n + piece.index
         choice = self._choices[index]
         parts: list[Json] = []
@@ -190,7 +200,10 @@ class CompletionReply:
         choice.length += len(text)
         choice.logprobs += parts
         choice.finish_reason = piece.finish_reason
-        return {"index": index, "text": text, "logprobs": _joined(parts), "finish_reason": piece.finish_reason}
+        if not (text or parts or piece.finish_reason):
+            return ""
+        shown = {"index": index, "text": text, "logprobs": _joined(parts), "finish_reason": piece.finish_reason}
+        return self.frame.chunk(shown)
 
     def _prompt_logprobs(self, prompt: int, given: Sequence[TokenLogprob]) -> Json:
         assert self._texts

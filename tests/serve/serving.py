@@ -43,6 +43,7 @@ class Puppet:
         self.under_way: list[PuppetTicket] = []
         self.seen: list[SamplingParams] = []
         self.tenants: list[str] = []
+        self.after_step: set[Callable[[], None]] = set()
         self._steps = 0
         self._lock = threading.Lock()
 
@@ -83,6 +84,8 @@ class Puppet:
                 if isinstance(piece, Exception) or piece.finish_reason:
                     ticket.cancel()
                 ticket.emit(piece)
+        for call in tuple(self.after_step):
+            call()
 
 
 @dataclass(eq=False)
