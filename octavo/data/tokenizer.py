@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Encoding
+from tokenizers import AddedToken, Encoding, decoders
 from tokenizers import Tokenizer as Backend
 
 from octavo.config import ModelConfig
@@ -57,6 +57,7 @@ class Tokenizer:
         added = backend.get_added_tokens_decoder()
         self.special_ids: frozenset[int] = frozenset(index for index, token in added.items() if token.special)
         self._alone: dict[tuple[int, bool], str] = {}  # texts of single ids
+        self._whole = {skip: _WholeTexts(self, skip) for skip in (True, False)}
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
 
     @classmethod
@@ -122,6 +123,10 @@ class Tokenizer:
         """An incremental `decode`. `context` are ids before the first one: its text is then what follows theirs."""
         return TokenStream(self, skip_special_tokens, context)
 
+    def whole_texts(self, skip_special_tokens: bool = True) -> Mapping[int, str | None]:
+        """For any id, the text that it adds after whichever ids; None where that depends on them, or it has none."""
+        return self._whole[skip_special_tokens]
+
     def has_text(self, token_id: int, skip_special_tokens: bool = True) -> bool:
         """Whether `decode` makes anything of this id: it has a token, and not one to be skipped."""
         if skip_special_tokens and token_id in self.special_ids:
@@ -184,6 +189,22 @@ class Tokenizer:
         return next((index for index in ids if index is not None), None)
 
 
+class _WholeTexts(dict[int, str | None]):
+    """See `Tokenizer.whole_texts`; filled as ids are asked for. Whole characters begin anew whatever bytes lie before
+    them, so of a byte-level tokenizer all tokens without a broken one qualify; of others, none is taken for one."""
+
+    def __init__(self, tokenizer: Tokenizer, skip: bool) -> None:
+        self._tokenizer, self._skip = tokenizer, skip
+        self._byte_level = isinstance(tokenizer._backend.decoder, decoders.ByteLevel)
+
+    def __missing__(self, token_id: int) -> str | None:
+        text = None
+        if self._byte_level and self._tokenizer.has_text(token_id, self._skip):
+            text = self._tokenizer.decode([token_id], skip_special_tokens=self._skip)
+        self[token_id] = text = None if text is None or "\ufffd" in text else text
+        return text
+
+
 class TokenStream:
     """Decodes ids one at a time; for well-formed text the pieces joined are what `Tokenizer.decode` makes of all ids.
 
@@ -201,6 +222,7 @@ class TokenStream:
 
     def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool, context: Sequence[int] = ()) -> None:
         self._tokenizer, self._skip = tokenizer, skip_special_tokens
+        self._whole = tokenizer.whole_texts(skip_special_tokens)
         self._window: list[int] = []  # the ids decoded together
         self._fresh = 0  # how many of them, at the end, have text that was not given out
         self._shown = ""  # the text of the window that was given out, from its beginning
@@ -213,6 +235,9 @@ class TokenStream:
 
     def put(self, token_id: int) -> str:
         """The text that is certain now that `token_id` has come; often "" for a part of a character."""
+        if not self._fresh and (whole_text := self._whole[token_id]) is not None:
+            self._window, self._shown = [token_id], whole_text
+            return whole_text
         if not self._tokenizer.has_text(token_id, self._skip):
             return ""
         self._window.append(token_id)

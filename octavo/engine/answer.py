@@ -20,7 +20,7 @@ from octavo.engine.scheduler import Sequence
 FinishReason = Literal["stop", "length"]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # frozen, it would take five times as long to make
 class Piece:
     """One step of an answer: its token, and the text that is certain now, which may be empty while a character or a
     possible stop string is incomplete.
@@ -105,10 +105,11 @@ class Answer:
             return False
         before = len(ids)
         over = self._choose(logits[known], drawn)
-        for row, guessed in zip(logits[known + 1 :], draft, strict=False):
-            if over or ids[-1] != guessed:  # the rows from here on are of another text
-                break
-            over = self._choose(row)
+        if draft:
+            for row, guessed in zip(logits[known + 1 :], draft, strict=False):
+                if over or ids[-1] != guessed:  # the rows from here on are of another text
+                    break
+                over = self._choose(row)
         if self._lookup and not over:
             guessed = len(logits) - known - 1
             sequence.draft = self._lookup.guess(ids, guessed, len(ids) - before - 1)

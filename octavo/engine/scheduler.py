@@ -93,7 +93,7 @@ class Sequence:
         return self._array[:end]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # frozen, it would take four times as long to make
 class Share:
     """A sequence's part of a step: `count` tokens from position `start` on, of which the last `draft` are a guess."""
 
@@ -158,7 +158,8 @@ class Scheduler:
         shares = [self._decoding_share(each, most) for each in decoding if each.let_in]
         self._let_in()
         rows = self.options.step_tokens_beside if shares else self.options.step_tokens
-        prompts = [each for each in self.running if each not in decoding][:rows]  # so that each gets a token at least
+        known = set(decoding)  # in the list itself, 32 sequences would take a hundred microseconds to look up
+        prompts = [each for each in self.running if each not in known][:rows]  # so that each gets a token at least
         prompts.sort(key=self._longest_chunk)
         for index, sequence in enumerate(prompts):
             equal_share = -(-rows // (len(prompts) - index))  # what a short prompt leaves of its own goes to the others
@@ -199,6 +200,8 @@ class Scheduler:
 
     def _decoding_share(self, sequence: Sequence, most_draft: int) -> Share:
         """A decoding sequence's share, with as much of its draft as there is room for without anybody giving way."""
+        if not sequence.draft:
+            return Share(sequence, sequence.computed, sequence.left)
         draft = sequence.draft[: max(0, min(most_draft, sequence.most - len(sequence.ids) - 1))]
         if self._needs_states and (sequence.left > 1 or self._kept_for_guesses >= self.options.snapshot_bytes):
             draft = []  # it has just been wrong; or the states to go back to would take too much

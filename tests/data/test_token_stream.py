@@ -1,6 +1,7 @@
 """Decoding token by token gives the text of decoding all, never half a character, and never waits for ever."""
 
 import time
+from collections import defaultdict
 
 import pytest
 from hypothesis import example, given
@@ -59,6 +60,29 @@ def test_broken_bytes_of_byte_level_are_exact(values):
     """Any bytes at all, one a token: the decoder's own replacement characters, no more and no fewer."""
     ids = [BYTE_LEVEL._backend.token_to_id(_ALPHABET[value]) if value >= 0 else END for value in values]
     assert "".join(pieces(BYTE_LEVEL, ids)) == BYTE_LEVEL.decode(ids)
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@given(data=st.data())
+def test_tokens_known_to_be_whole_only_save_time(kind, data):
+    """Piece by piece what a stream gives that decodes every window, for any ids and any context."""
+    tokenizer = TOKENIZERS[kind]
+    any_ids = st.lists(st.integers(0, tokenizer.vocab_size + 1), max_size=20)
+    ids, context, skip = data.draw(any_ids), data.draw(any_ids), data.draw(st.booleans())
+    stream = tokenizer.stream(skip, context)
+    stream._whole = defaultdict(lambda: None)
+    decoded = [stream.put(index) for index in ids] + [stream.flush()]
+    assert pieces(tokenizer, ids, skip_special_tokens=skip, context=context) == decoded
+
+
+def test_which_tokens_are_known_to_be_whole():
+    """Those of a byte-level tokenizer that have text and no part of a character."""
+    known = BYTE_LEVEL.whole_texts()
+    (hello,) = BYTE_LEVEL.encode("Hello", add_special_tokens=False)[:1]
+    assert known[hello] == BYTE_LEVEL.decode([hello])
+    assert known[END] is known[10**6] is known[BYTE_LEVEL._backend.token_to_id(_ALPHABET[0xC3])] is None
+    assert BYTE_LEVEL.whole_texts(skip_special_tokens=False)[END] == "</s>"
+    assert SENTENCEPIECE.whole_texts()[SENTENCEPIECE.encode("world")[-1]] is None
 
 
 def _alphabet():
