@@ -33,27 +33,24 @@ class Reply(Protocol):
         ...
 
 
-@dataclass(frozen=True)
 class Frame:
     """What all parts of one answer have in common: one id, one time, one model."""
 
-    model: str
-    kind: str  # chat.completion or text_completion
-    chunk_kind: str
-    prefix: str
-    created: int = field(default_factory=lambda: int(time.time()))
-    id: str = ""
-    _head: str = ""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "id", f"{self.prefix}-{uuid.uuid4().hex}")
+    def __init__(self, model: str, kind: str, chunk_kind: str, prefix: str) -> None:
+        self._shared = {
+            "id": f"{prefix}-{uuid.uuid4().hex}",
+            "created": int(time.time()),
+            "model": model,
+            "system_fingerprint": f"octavo-{__version__}",
+        }
+        self._kind = kind
         # written once: a stream has hundreds of chunks. ASCII only: clients that cut lines with Python's splitlines
         # would break an answer at U+2028
-        object.__setattr__(self, "_head", "data: " + json.dumps(self._shared(self.chunk_kind))[:-1] + ', "choices": [')
+        self._head = "data: " + json.dumps({"object": chunk_kind} | self._shared)[:-1] + ', "choices": ['
 
     def whole(self, choices: list[Json], usage: Json) -> Json:
         """The answer in one piece."""
-        return self._shared(self.kind) | {"choices": choices, "usage": usage}
+        return {"object": self._kind, **self._shared, "choices": choices, "usage": usage}
 
     def chunk(self, choice: Json) -> str:
         """One step of a stream, as a server-sent event."""
@@ -70,10 +67,6 @@ class Frame:
     def usage_chunk(self, usage: Json) -> str:
         """The last step of a stream that was asked for token counts."""
         return f'{self._head}], "usage": {json.dumps(usage)}}}\n\n'
-
-    def _shared(self, kind: str) -> Json:
-        shared = {"id": self.id, "object": kind, "created": self.created, "model": self.model}
-        return shared | {"system_fingerprint": f"octavo-{__version__}"}
 
 
 class ChatReply:
