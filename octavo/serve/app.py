@@ -21,6 +21,7 @@ from octavo.serve.generation import Generation, read_chat, read_completion
 from octavo.serve.guard import SECURITY_HEADERS, Guard
 from octavo.serve.jobs import Jobs
 from octavo.serve.models import Models
+from octavo.serve.openapi import add_document
 from octavo.serve.options import ServeOptions
 from octavo.serve.page import add_page
 from octavo.serve.reading import detokenize, read_embedding, tokenize
@@ -50,6 +51,7 @@ def create_app(engines: Mapping[str, Engine], options: ServeOptions | None = Non
         app.add_api_route(path, answer, methods=["POST"], response_model=None)
     for path, answer in reads.items():
         app.add_api_route(path, answer, methods=["GET", "HEAD"], response_model=None)
+    add_document(app)
     add_page(app)
     for kind in (ApiError, UserError, HTTPException, Exception):
         app.add_exception_handler(kind, _answer_error)

@@ -64,7 +64,6 @@ def test_bad_requests(http_client: httpx.Client, content: bytes, status: int, na
         ("POST", "/nothing", 404),
         ("POST", CHAT + "/", 404),
         ("GET", "/docs", 404),
-        ("GET", "/openapi.json", 404),
         ("GET", "/../server.py", 404),
         ("GET", "/web/index.html", 404),
         ("GET", "/v1/models/other", 404),

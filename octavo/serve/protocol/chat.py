@@ -13,6 +13,13 @@ from octavo.serve.protocol.sampling import SamplingFields
 from octavo.serve.protocol.strict import UNSUPPORTED, Strict
 
 
+class TextPart(Strict):
+    """A part of a message's content."""
+
+    type: Literal["text"]
+    text: str
+
+
 class ChatMessage(Strict):
     """One turn. `developer` is OpenAI's newer name for `system`; text parts are joined by line breaks."""
 
@@ -21,7 +28,7 @@ class ChatMessage(Strict):
     role: Literal["system", "developer", "user", "assistant"]
     content: str = ""
 
-    @field_validator("content", mode="before")
+    @field_validator("content", mode="before", json_schema_input_type=str | list[TextPart] | None)
     @classmethod
     def _as_text(cls, content: Any) -> Any:
         if content is None:

@@ -10,7 +10,7 @@ from octavo.serve.errors import ApiError
 from octavo.serve.protocol.limits import MAX_PROMPTS
 from octavo.serve.protocol.sampling import SamplingFields
 from octavo.serve.protocol.strict import UNSUPPORTED
-from octavo.serve.protocol.texts import Text, as_texts
+from octavo.serve.protocol.texts import Text, Texts, as_texts
 
 
 class CompletionRequest(SamplingFields):
@@ -25,7 +25,7 @@ class CompletionRequest(SamplingFields):
     echo: bool | None = None
     best_of: int | None = None
 
-    @field_validator("prompt", mode="before")
+    @field_validator("prompt", mode="before", json_schema_input_type=Texts)
     @classmethod
     def _prompts(cls, given: Any) -> Any:
         return as_texts(given, MAX_PROMPTS)

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from octavo.serve.protocol.limits import MAX_INPUTS
 from octavo.serve.protocol.strict import Strict
-from octavo.serve.protocol.texts import Text, as_texts
+from octavo.serve.protocol.texts import Text, Texts, as_texts
 
 
 class EmbeddingRequest(Strict):
@@ -21,7 +21,7 @@ class EmbeddingRequest(Strict):
     dimensions: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     pooling: Literal["last", "mean"] | None = None
 
-    @field_validator("input", mode="before")
+    @field_validator("input", mode="before", json_schema_input_type=Texts)
     @classmethod
     def _inputs(cls, given: Any) -> Any:
         return as_texts(given, MAX_INPUTS)

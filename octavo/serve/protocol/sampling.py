@@ -20,6 +20,7 @@ from octavo.serve.protocol.limits import (
 from octavo.serve.protocol.strict import Strict
 
 Penalty = Annotated[float, Field(ge=-MAX_PENALTY, le=MAX_PENALTY)]
+StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
 _GRAMMARS = ("response_format", "structured_outputs", "guided_json", "guided_regex", "guided_choice")
 
 
@@ -43,8 +44,7 @@ class SamplingFields(Strict):
     repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
     logit_bias: dict[str, Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)]] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)], ...],
-                    Field(max_length=MAX_STOPS)] = ()  # fmt: skip
+    stop: Annotated[tuple[StopString, ...], Field(max_length=MAX_STOPS)] = ()
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     ignore_eos: bool | None = None
     stream: bool | None = None
@@ -55,7 +55,7 @@ class SamplingFields(Strict):
     guided_regex: str | None = None
     guided_choice: list[str] | None = None
 
-    @field_validator("stop", mode="before")
+    @field_validator("stop", mode="before", json_schema_input_type=StopString | list[StopString] | None)
     @classmethod
     def _as_tuple(cls, stop: Any) -> Any:
         if stop is None or isinstance(stop, str):

@@ -4,8 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
-from pydantic_core import ErrorDetails, from_json
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError, model_validator
+from pydantic_core import CoreSchema, ErrorDetails, from_json
 
 from octavo.serve.errors import ApiError
 
@@ -42,6 +42,13 @@ class Strict(BaseModel):
                     message = f"{name} is {shown}, which this server does not support: leave it out"
                     raise ApiError(400, message, param=name, code="unsupported_parameter")
         return data
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Fields that are refused are described as what they may be: what asks for nothing."""
+        described = handler.resolve_ref_schema(handler(schema))
+        described.setdefault("properties", {}).update({name: {"enum": list(may)} for name, may in cls.only.items()})
+        return described
 
     @classmethod
     def parse(cls, body: bytes) -> Self:

@@ -6,6 +6,7 @@ from pydantic import Field
 from pydantic_core import PydanticCustomError
 
 _EXPECTED = "expected a string, a list of strings or lists of token ids, none of them empty"
+Texts = str | list[str] | list[int] | list[list[int]]  # as they are sent
 Text = str | tuple[Annotated[int, Field(ge=0, lt=2**31)], ...]
 
 
