@@ -12,7 +12,7 @@ How the answer was cut into pieces makes no difference to the events joined.
 """
 
 import json
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Collection, Generator, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +49,31 @@ class CallArguments:
 
 Event = Content | CallBegins | CallArguments
 _Steps = Generator[None, None, Any]  # yields where it needs more text
+
+
+def as_delta(event: Event) -> dict[str, Any]:
+    """An event as the `delta` of a chunk of OpenAI's stream. A call's id and name come once: clients join them."""
+    if isinstance(event, Content):
+        return {"content": event.text}
+    if isinstance(event, CallArguments):
+        return {"tool_calls": [{"index": event.index, "function": {"arguments": event.text}}]}
+    function = {"name": event.name, "arguments": ""}
+    return {"tool_calls": [{"index": event.index, "id": event.id, "type": "function", "function": function}]}
+
+
+def as_message(events: Iterable[Event]) -> dict[str, Any]:
+    """All events of an answer as the message of OpenAI's that they make: content is null beside calls without text."""
+    text, calls = "", list[dict[str, Any]]()
+    for event in events:
+        if isinstance(event, Content):
+            text += event.text
+        elif isinstance(event, CallBegins):
+            function = {"name": event.name, "arguments": ""}
+            calls.append({"id": event.id, "type": "function", "function": function})
+        else:
+            calls[event.index]["function"]["arguments"] += event.text
+    message = {"role": "assistant", "content": text or None if calls else text}
+    return {**message, "tool_calls": calls} if calls else message
 
 
 class _MalformedError(Exception):

@@ -178,7 +178,9 @@ BAD = {
     "messages[1].tool_calls[0] is 3": [{"role": "assistant", "tool_calls": [3]}],
     "messages[1].tool_calls is 'x'": [{"role": "assistant", "tool_calls": "x"}],
     "messages[1].tool_calls is [": [{"role": "user", "content": "x", "tool_calls": [call("a", "f", "{}")]}],
-    "messages[1].tool_calls[0].id is 7": [{"role": "assistant", "tool_calls": [call(7, "f", "{}")]}],  # type: ignore[arg-type]
+    "messages[1].tool_calls[0].id is 7": [
+        {"role": "assistant", "tool_calls": [call(7, "f", "{}")]}  # type: ignore[arg-type]
+    ],
     "messages[1].tool_calls[0].function.name is ''": [{"role": "assistant", "tool_calls": [call("a", "", "{}")]}],
     "messages[1].tool_calls[0].function.arguments is 1": [
         {"role": "assistant", "tool_calls": [call("a", "f", 1)]}  # type: ignore[arg-type]

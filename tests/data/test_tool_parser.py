@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from octavo.data.tool_formats import HERMES, MINIMAX, MINIMAX_M1, MISTRAL, ToolFormat
-from octavo.data.tool_parser import MAX_HELD, CallArguments, CallBegins, Content, Event, ToolParser
+from octavo.data.tool_parser import (
+    MAX_HELD,
+    CallArguments,
+    CallBegins,
+    Content,
+    Event,
+    ToolParser,
+    as_delta,
+    as_message,
+)
 
 FORMATS = (MISTRAL, MINIMAX, MINIMAX_M1, HERMES)
 by_format = pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
@@ -66,6 +75,24 @@ def test_ids(form: ToolFormat) -> None:
     assert len(ids) == 50
     for each in ids:
         assert len(each) == 9 and each.isalnum() if form is MISTRAL else each.startswith("call_")
+
+
+@by_format
+def test_messages_as_openai_has_them(form: ToolFormat) -> None:
+    parser = ToolParser(form)
+    events = [event for char in "Hm. " + form.write(CALLS) for event in parser.put(char)] + parser.flush()
+    message = as_message(events)
+    assert [message["role"], message["content"], len(message["tool_calls"])] == ["assistant", "Hm.", len(CALLS)]
+    functions = [each["function"] for each in message["tool_calls"]]
+    assert [(each["name"], each["arguments"]) for each in functions] == CALLS
+    assert as_message(parser.put("")) == {"role": "assistant", "content": ""}
+    assert as_message([CallBegins(0, "i", "f")])["content"] is None
+
+    accumulate = pytest.importorskip("openai.lib.streaming._deltas").accumulate_delta
+    whole: dict[object, object] = {"role": "assistant", "content": ""}
+    for event in events:
+        whole = accumulate(whole, as_delta(event))
+    assert whole == {**message, "tool_calls": [{**each, "index": i} for i, each in enumerate(message["tool_calls"])]}
 
 
 @by_format
