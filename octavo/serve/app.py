@@ -13,14 +13,15 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from octavo.config import SamplingParams
-from octavo.engine.core import Closed
 from octavo.engine.engine import Engine
 from octavo.engine.prompts import Encoded
 from octavo.errors import UserError
 from octavo.serve.answers import EventStream, events, while_connected, whole
 from octavo.serve.errors import ApiError, Json, as_api_error
-from octavo.serve.guard import SECURITY_HEADERS, Guard
+from octavo.serve.gates import add_gates
+from octavo.serve.guard import SECURITY_HEADERS
 from octavo.serve.jobs import Job, Jobs
+from octavo.serve.metrics import Metrics
 from octavo.serve.models import Models
 from octavo.serve.options import ServeOptions
 from octavo.serve.page import add_page
@@ -29,17 +30,17 @@ from octavo.serve.protocol import ChatRequest, Reply
 
 def create_app(engines: Mapping[str, Engine], options: ServeOptions | None = None) -> FastAPI:
     """The application that serves models by their names."""
-    api = _Api(Models(engines), options or ServeOptions())
+    options = options or ServeOptions()
 
     # FastAPI's own documentation pages load their scripts from a CDN.
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    metrics = add_gates(app, engines, options)
+    api = _Api(Models(engines), options, metrics)
     app.state.jobs = api.jobs
-    app.add_middleware(Guard)
     app.add_api_route("/v1/chat/completions", api.chat, methods=["POST"], response_model=None)
     reads: dict[str, Callable[..., object]] = {
         "/v1/models": api.list_models,
         "/v1/models/{name:path}": api.model,
-        "/health": api.health,
     }
     for path, answer in reads.items():
         app.add_api_route(path, answer, methods=["GET", "HEAD"], response_model=None)
@@ -53,14 +54,9 @@ def create_app(engines: Mapping[str, Engine], options: ServeOptions | None = Non
 class _Api:
     """The routes."""
 
-    def __init__(self, models: Models, options: ServeOptions) -> None:
-        self._models, self._options = models, options
+    def __init__(self, models: Models, options: ServeOptions, metrics: Metrics) -> None:
+        self._models, self._options, self._metrics = models, options, metrics
         self.jobs = Jobs()
-
-    async def health(self) -> Json:
-        if any(engine.closed for engine in self._models.engines.values()):
-            raise Closed("the engine broke down")
-        return {"status": "ok"}
 
     async def list_models(self) -> Json:
         return self._models.cards()
@@ -69,11 +65,12 @@ class _Api:
         return self._models.card(name)
 
     async def chat(self, request: Request) -> Response:
-        body = await read_body(request, self._options.max_body_bytes)
+        body = await read_body(request, self._options.max_body_bytes, self._options.body_seconds)
         with contextlib.ExitStack() as held:
             chat, engine, prompt, params = await asyncio.to_thread(self._prepare, body)
-            job = Job(self.jobs, engine, prompt, params)
+            job = Job(self.jobs, engine, prompt, params, request.state.tenant)
             held.callback(job.cancel)
+            job.watch = self._metrics.begin(chat.model, job.ticket, request.state.began)
             reply = Reply(chat.model)
             if chat.stream:
                 stream = events(job, reply, chat.wants_usage, self._options.keep_alive)
@@ -91,24 +88,31 @@ class _Api:
         return chat, engine, prompt, params
 
 
-async def read_body(request: Request, most: int) -> bytes:
-    """A request's body. Raises ApiError 413 as soon as it is known to be longer than `most` bytes."""
+async def read_body(request: Request, most: int, seconds: float) -> bytes:
+    """A request's body. Raises ApiError 413 as soon as it is known to be longer than `most` bytes, 408 when it is not
+    there after `seconds`."""
     too_long = ApiError(413, f"the body is longer than {most} bytes", code="request_too_large")
     length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > most:
+    if length.isdecimal() and int(length[:20]) > most:
         raise too_long
     body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > most:  # a body in chunks does not say its length
-            raise too_long
+    try:
+        async with asyncio.timeout(seconds):
+            async for part in request.stream():
+                body += part
+                if len(body) > most:  # a body in chunks does not say its length
+                    raise too_long
+    except TimeoutError:
+        message = f"the body did not come within {seconds:g} seconds"
+        raise ApiError(408, message, code="request_timeout", headers={"Connection": "close"}) from None
     return bytes(body)
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:
     found = as_api_error(error)
     # the answer to an unexpected error bypasses the middleware
-    return JSONResponse(found.body, found.status, headers=SECURITY_HEADERS | found.headers)
+    headers = SECURITY_HEADERS | found.headers | {"x-request-id": request.state.request_id}
+    return JSONResponse(found.body, found.status, headers=headers)
 
 
 async def _answer_nobody(request: Request, error: Exception) -> Response:

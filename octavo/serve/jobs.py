@@ -7,6 +7,7 @@ from octavo.engine.answer import Piece
 from octavo.engine.engine import Engine
 from octavo.engine.prompts import Encoded
 from octavo.serve.errors import ApiError
+from octavo.serve.metrics import Watch
 
 
 class Jobs:
@@ -24,11 +25,13 @@ class Jobs:
 class Job:
     """One generation, begun at construction, read piece by piece from the event loop; `cancel` it in the end."""
 
-    def __init__(self, jobs: Jobs, engine: Engine, prompt: Encoded, params: SamplingParams) -> None:
+    watch: Watch | None = None  # is told of every piece, and of the end
+
+    def __init__(self, jobs: Jobs, engine: Engine, prompt: Encoded, params: SamplingParams, tenant: str = "") -> None:
         """Raises `Busy` when too many requests wait, UserError for one that cannot be answered."""
         self._jobs, self._loop = jobs, asyncio.get_running_loop()
         self._arrived: asyncio.Queue[Piece | Exception] = asyncio.Queue()
-        self.ticket = engine.submit(prompt, params, self._emit)
+        self.ticket = engine.submit(prompt, params, self._emit, tenant)
         jobs.under_way.add(self)
 
     async def next(self, seconds: float | None = None) -> Piece | None:
@@ -39,17 +42,25 @@ class Job:
         except TimeoutError:
             return None
         if isinstance(item, Exception):
+            if self.watch:
+                self.watch.end(item)
             raise item
+        if self.watch:
+            self.watch.piece(item.index, item.finish_reason)
         return item
 
     def cancel(self) -> None:
         """End the job, after the step under way; harmless when it is over."""
         self.ticket.cancel()
+        if self.watch:
+            self.watch.end()
         self._jobs.under_way.discard(self)
 
     def fail(self, error: Exception) -> None:
         """End the job; `next` raises `error` after what has already come."""
         self._arrived.put_nowait(error)
+        if self.watch:
+            self.watch.end(error)
         self.cancel()
 
     def _emit(self, item: Piece | Exception) -> None:

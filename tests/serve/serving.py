@@ -41,6 +41,7 @@ class Puppet:
         self.pieces, self.prompt_tokens, self.cached_tokens = pieces, prompt_tokens, cached_tokens
         self.under_way: list[PuppetTicket] = []
         self.seen: list[SamplingParams] = []
+        self.tenants: list[str] = []
         self._steps = 0
         self._lock = threading.Lock()
 
@@ -57,9 +58,12 @@ class Puppet:
     def check_fits(self, prompt_tokens: int, params: SamplingParams) -> None:
         """Everything does."""
 
-    def submit(self, prompt: Encoded, params: SamplingParams, emit: Callable[[Any], None]) -> "PuppetTicket":
+    def submit(
+        self, prompt: Encoded, params: SamplingParams, emit: Callable[[Any], None], tenant: str = ""
+    ) -> "PuppetTicket":
         """A request that waits for `step`."""
         self.seen.append(params)
+        self.tenants.append(tenant)
         ticket = PuppetTicket(self, emit, iter(self.pieces))
         self.under_way.append(ticket)
         self._give()
