@@ -70,7 +70,7 @@ class _Api:
             chat, engine, prompt, params = await asyncio.to_thread(self._prepare, body)
             job = Job(self.jobs, engine, prompt, params, request.state.tenant)
             held.callback(job.cancel)
-            job.watch = self._metrics.begin(chat.model, job.ticket, request.state.began)
+            job.watch = self._metrics.begin(chat.model, [job.ticket], request.state.began)
             reply = Reply(chat.model)
             if chat.stream:
                 stream = events(job, reply, chat.wants_usage, self._options.keep_alive)

@@ -2,7 +2,7 @@
 prefix; the labels are the model, and what has few values. Nothing is global: each server counts for itself."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -23,7 +23,7 @@ _TOKENS = (1, 4, 16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 13
 
 
 class Prompted(Protocol):
-    """What is to be known of a request that was handed in: an engine's ticket."""
+    """What is to be known of a prompt that was handed in: an engine's ticket."""
 
     prompt_tokens: int
 
@@ -48,10 +48,10 @@ class Metrics:
         families = _Families(self.registry)
         self._models = {name: families.of(name) for name in engines}
 
-    def begin(self, model: str, ticket: Prompted, began: float | None = None) -> "Watch":
-        """Watch one generation. model: one of the engines' names, else KeyError; began: time.perf_counter() when its
-        request came in."""
-        return Watch(self._models[model], ticket, time.perf_counter() if began is None else began)
+    def begin(self, model: str, tickets: Sequence[Prompted], began: float | None = None) -> "Watch":
+        """Watch one generation, of one prompt or several. model: one of the engines' names, else KeyError; began:
+        time.perf_counter() when its request came in."""
+        return Watch(self._models[model], tickets, time.perf_counter() if began is None else began)
 
     def answered(self, method: str, route: str, status: int) -> None:
         """Count an answer. route: its template, so that there are few."""
@@ -63,32 +63,28 @@ class Metrics:
 
 
 class Watch:
-    """One request for generation: tell it of each piece, and in the end of its end."""
+    """One request for generation: tell it of each piece, and in the end of its end. For the event loop's thread."""
 
-    def __init__(self, counts: "_Model", ticket: Prompted, began: float) -> None:
-        self._counts, self._ticket, self._began = counts, ticket, began
-        self._last: dict[int, float] = {}  # when each answer's last piece came
-        self._tokens: dict[int, int] = {}
+    def __init__(self, counts: "_Model", tickets: Sequence[Prompted], began: float) -> None:
+        self._counts, self._tickets, self._began = counts, tickets, began
+        self._last: dict[Hashable, float] = {}  # when each unfinished answer's last piece came
+        self._tokens: dict[Hashable, int] = {}  # of each answer that has begun
         self._over = False
-        self._open = 0
 
-    def piece(self, index: int = 0, finish_reason: str | None = None, tokens: int = 1) -> None:
-        """A piece of answer `index` is here, its last one where it has a finish_reason."""
+    def piece(self, answer: Hashable = 0, finish_reason: str | None = None, tokens: int = 1) -> None:
+        """A piece of an answer is here, the last one where it has a finish_reason. answer: whatever tells it from the
+        request's others."""
         now, counts = time.perf_counter(), self._counts
-        last = self._last.get(index)
-        if last is None:
-            if not self._last:
-                self._first(now)
-            self._open += 1
-            self._tokens[index] = 0
-        else:
+        last = self._last.get(answer)
+        if last is not None:
             counts.gap.observe((now - last) / max(tokens, 1))
-        self._last[index] = now
-        self._tokens[index] += tokens
+        elif not self._tokens:
+            self._first(now)
+        self._last[answer] = now
+        self._tokens[answer] = self._tokens.get(answer, 0) + tokens
         counts.generated.inc(tokens)
         if finish_reason is not None:
-            self._open -= 1
-            self._finish(finish_reason, self._tokens[index], now)
+            self._finish(answer, finish_reason, now)
 
     def end(self, error: Exception | None = None) -> None:
         """The request is over; answers without a finish_reason were left by their client, or failed with `error`.
@@ -97,22 +93,25 @@ class Watch:
             return
         self._over = True
         now, reason = time.perf_counter(), "abort" if error is None else "error"
-        for _ in range(self._open or not self._last):
-            self._finish(reason, 0, now)
+        for answer in list(self._last) if self._tokens else [None]:
+            self._finish(answer, reason, now)
+        if self._tokens:
+            self._counts.queried.inc(sum(ticket.prompt_tokens for ticket in self._tickets))
+            self._counts.hit.inc(sum(ticket.cached_tokens for ticket in self._tickets))
 
     def _first(self, now: float) -> None:
-        counts, ticket = self._counts, self._ticket
+        counts = self._counts
         counts.first.observe(now - self._began)
-        counts.prompted.inc(ticket.prompt_tokens)
-        counts.prompt_sizes.observe(ticket.prompt_tokens)
-        counts.queried.inc(ticket.prompt_tokens)
-        counts.hit.inc(ticket.cached_tokens)
+        for ticket in self._tickets:
+            counts.prompted.inc(ticket.prompt_tokens)
+            counts.prompt_sizes.observe(ticket.prompt_tokens)
 
-    def _finish(self, reason: str, tokens: int, now: float) -> None:
+    def _finish(self, answer: Hashable, reason: str, now: float) -> None:
+        self._last.pop(answer, None)
         self._counts.ended[reason if reason in REASONS else "error"].inc()
         self._counts.whole.observe(now - self._began)
-        if tokens:
-            self._counts.answer_sizes.observe(tokens)
+        if answer in self._tokens:
+            self._counts.answer_sizes.observe(self._tokens[answer])
 
 
 class _Families:
