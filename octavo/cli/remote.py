@@ -55,8 +55,12 @@ class Remote:
         """
         import httpx
 
-        place = urlsplit(url)
-        if not place.hostname or place.query or place.fragment:
+        try:
+            place = urlsplit(url)
+            good = place.hostname and place.port != 0 and not (place.query or place.fragment)
+        except ValueError:
+            good = False
+        if not good:
             raise UsageError(f"{url}: it must look like http://HOST:PORT or https://HOST/v1")
         self.url = url.rstrip("/") + ("" if place.path.rstrip("/").endswith("/v1") else "/v1")
         key = api_key or next((os.environ[name] for name in KEY_VARIABLES if os.environ.get(name)), None)
