@@ -17,7 +17,7 @@ from octavo.config import SamplingParams
 from octavo.engine.engine import Engine
 from octavo.errors import UsageError, UserError
 from octavo.serve.keys import Keys
-from tests.serve.processes import process
+from tests.serve.processes import CLI, process
 from tests.serve.serving import MODEL, serving, tiny_engine
 
 GREEDY = ("--temperature", "0", "--max-new-tokens", "12")
@@ -247,8 +247,7 @@ def test_closing_an_answer_ends_it_there() -> None:
 
 def test_ctrl_c_ends_generate_and_the_answer() -> None:
     stub = Stub(*says("half")[:1], ": wait\n")
-    code = "import sys; from octavo.cli import main; main(sys.argv[1:])"
-    with stubbed(stub) as url, process(code, "generate", url, "x") as client:
+    with stubbed(stub) as url, process(CLI, "generate", url, "x") as client:
         assert client.stdout and client.stdout.read(4) == "half"
         client.send_signal(signal.SIGINT)
         assert client.wait(10) == 130
