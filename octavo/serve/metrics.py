@@ -67,24 +67,25 @@ class Watch:
 
     def __init__(self, counts: "_Model", tickets: Sequence[Prompted], began: float) -> None:
         self._counts, self._tickets, self._began = counts, tickets, began
-        self._last: dict[Hashable, float] = {}  # when each unfinished answer's last piece came
-        self._tokens: dict[Hashable, int] = {}  # of each answer that has begun
-        self._over = False
+        self._unfinished: dict[Hashable, _Progress] = {}
+        self._has_begun = self._over = False
 
     def piece(self, answer: Hashable = 0, finish_reason: str | None = None, tokens: int = 1) -> None:
         """A piece of an answer is here, the last one where it has a finish_reason. answer: whatever tells it from the
         request's others."""
         now, counts = time.perf_counter(), self._counts
-        last = self._last.get(answer)
-        if last is not None:
-            counts.gap.observe((now - last) / max(tokens, 1))
-        elif not self._tokens:
-            self._first(now)
-        self._last[answer] = now
-        self._tokens[answer] = self._tokens.get(answer, 0) + tokens
+        progress = self._unfinished.get(answer)
+        if progress is not None:
+            counts.gap.observe((now - progress.last) / tokens)
+        else:
+            progress = self._unfinished[answer] = _Progress()
+            if not self._has_begun:
+                self._first(now)
+        progress.last = now
+        progress.tokens += tokens
         counts.generated.inc(tokens)
         if finish_reason is not None:
-            self._finish(answer, finish_reason, now)
+            self._finish(self._unfinished.pop(answer), finish_reason, now)
 
     def end(self, error: Exception | None = None) -> None:
         """The request is over; answers without a finish_reason were left by their client, or failed with `error`.
@@ -93,25 +94,33 @@ class Watch:
             return
         self._over = True
         now, reason = time.perf_counter(), "abort" if error is None else "error"
-        for answer in list(self._last) if self._tokens else [None]:
-            self._finish(answer, reason, now)
-        if self._tokens:
+        for progress in self._unfinished.values() if self._has_begun else [_Progress()]:
+            self._finish(progress, reason, now)
+        if self._has_begun:
             self._counts.queried.inc(sum(ticket.prompt_tokens for ticket in self._tickets))
             self._counts.hit.inc(sum(ticket.cached_tokens for ticket in self._tickets))
 
     def _first(self, now: float) -> None:
-        counts = self._counts
+        self._has_begun, counts = True, self._counts
         counts.first.observe(now - self._began)
         for ticket in self._tickets:
             counts.prompted.inc(ticket.prompt_tokens)
             counts.prompt_sizes.observe(ticket.prompt_tokens)
 
-    def _finish(self, answer: Hashable, reason: str, now: float) -> None:
-        self._last.pop(answer, None)
+    def _finish(self, progress: "_Progress", reason: str, now: float) -> None:
         self._counts.ended[reason if reason in REASONS else "error"].inc()
         self._counts.whole.observe(now - self._began)
-        if answer in self._tokens:
-            self._counts.answer_sizes.observe(self._tokens[answer])
+        if progress.tokens:
+            self._counts.answer_sizes.observe(progress.tokens)
+
+
+class _Progress:
+    """How far an answer is: when its last piece came, and its tokens."""
+
+    __slots__ = ("last", "tokens")
+
+    def __init__(self) -> None:
+        self.last, self.tokens = 0.0, 0
 
 
 class _Families:

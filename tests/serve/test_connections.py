@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from urllib.parse import urlsplit
 
 import httpx
@@ -191,3 +191,47 @@ def test_the_kernel_gives_up_silent_clients() -> None:
             assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
             limit = accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
             assert limit == connections.SILENT_SECONDS * 1000
+
+
+def test_a_reader_that_sleeps_for_ever_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that merely has nothing to read is not."""
+    monkeypatch.setattr(connections, "SILENT_SECONDS", 1)
+    puppet = Puppet(*says(*["x" * 100_000] * 200))
+    with serving(puppet, log_requests=True) as url, connect(url) as sleeper, connect(url) as waiter:
+        for client in (sleeper, waiter):
+            client.sendall(chat_bytes(stream=True))
+            time.sleep(0.3)
+        puppet.step(201)
+        until = time.monotonic() + 30
+        while not any(CHAT in record.getMessage() for record in caplog.records):  # it is over
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        puppet.step(201)
+        received = 0
+        while received < 200 * 100_000:
+            received += len(waiter.recv(1_000_000))
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET /health HTTP/1.1\r\nX: " + b"y" * 100_000, b"431"),
+        (b"GET /health HTTP/1.1\r\n" + b"X: y\r\n" * 20_000, b"431"),
+        (b"GET /" + b"y" * 100_000, b"431"),
+        (b"nonsense\r\n\r\n", b"400"),
+        (b"GET /\xff HTTP/1.1\r\n\r\n", b"400"),
+    ],
+)
+def test_heads_that_are_no_heads(sent: bytes, status: bytes) -> None:
+    with serving(Puppet()) as url, connect(url) as client:
+        with suppress(ConnectionError):
+            client.sendall(sent)
+        answer = b""
+        with suppress(ConnectionError):
+            while part := client.recv(10_000):
+                answer += part
+        assert answer.split()[1] == status
+        assert set(json.loads(answer.split(b"\r\n\r\n")[1])["error"]) == {"message", "type", "param", "code"}
+        assert httpx.get(url + "/health").status_code == 200
