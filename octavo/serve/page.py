@@ -15,6 +15,9 @@ _FILES = {
 }
 
 
+PATHS = tuple(_FILES)
+
+
 def add_page(app: FastAPI) -> None:
     """Serve the chat page at /."""
     for path in _FILES:
