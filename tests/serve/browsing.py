@@ -54,12 +54,13 @@ def visit(page: Page, url: str) -> None:
     page.locator("#model:enabled").wait_for()
 
 
-def says(puppet: Puppet, *texts: str | Exception) -> None:
-    """From now on the puppet answers every request with these pieces."""
-    puppet.pieces = tuple(text if isinstance(text, Exception) else Piece(text, 7) for text in texts)
+def says(puppet: Puppet, *texts: str | Exception, steps: int | None = None) -> None:
+    """From now on the puppet answers every request with these pieces, and lets out all or the first ones of them."""
+    pieces: list[Piece | Exception] = [text if isinstance(text, Exception) else Piece(text, 7) for text in texts]
     if not isinstance(texts[-1], Exception):
-        puppet.pieces += (Piece("", 2, "stop"),)
-    puppet.step(len(puppet.pieces))
+        pieces.append(Piece("", 2, "stop"))
+    puppet.pieces = tuple(pieces)
+    puppet.step(len(pieces) if steps is None else steps)
 
 
 def ask(page: Page, text: str) -> None:

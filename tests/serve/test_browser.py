@@ -5,7 +5,6 @@ import re
 import pytest
 
 from octavo.config import SamplingParams
-from octavo.engine.answer import Piece
 from octavo.engine.engine import Engine
 from tests.engine.engines import pages_free, wait_until
 from tests.serve.browsing import (
@@ -68,7 +67,7 @@ def test_text_arrives_piece_by_piece(page: Page, stage: Stage) -> None:
     """Each piece is on the page before the next one leaves the engine; it is read aloud when it is whole."""
     puppet, url = stage
     visit(page, url)
-    puppet.pieces = (Piece("One, ", 7), Piece("two, ", 7), Piece("three.", 7), Piece("", 2, "stop"))
+    says(puppet, "One, ", "two, ", "three.", steps=0)
     ask(page, "Count!")
     for text in ("One,", "One, two,", "One, two, three."):
         puppet.step()

@@ -177,10 +177,11 @@ def test_history(opened: tuple[Page, Puppet]) -> None:
 
 def test_an_answer_goes_on_in_the_background(opened: tuple[Page, Puppet]) -> None:
     page, puppet = opened
+    says(puppet, "here at last", steps=0)
     ask(page, "slow")
     page.get_by_role("button", name="New chat").click()
     assert page.get_by_role("button", name="Send").is_visible()
-    says(puppet, "here at last")
+    puppet.step(2)
     wait_until(lambda: not puppet.under_way)
     page.locator("#history .title").click()
     last_answer(page)
@@ -189,12 +190,12 @@ def test_an_answer_goes_on_in_the_background(opened: tuple[Page, Puppet]) -> Non
 
 def test_leaving_keeps_half_an_answer(opened: tuple[Page, Puppet]) -> None:
     page, puppet = opened
+    says(puppet, "half an", " answer", steps=1)
     ask(page, "slow")
-    says(puppet, "half an", " answer")
-    puppet.step(-2)
+    page.get_by_text("half an").wait_for()
     page.reload()
     assert "Stopped" in last_answer(page, "stopped").locator(".note").inner_text()
-    assert shown(page)[-1] in ("half an", "")
+    assert shown(page) == ["slow", "half an"]
     wait_until(lambda: not puppet.under_way)
 
 
@@ -229,7 +230,7 @@ def test_no_storage(page: Page, stage: Stage, error: str, words: str) -> None:
 def test_export_and_import(opened: tuple[Page, Puppet], tmp_path: Path) -> None:
     page, puppet = opened
     configure(page, System_prompt="Be brief.")
-    converse(page, puppet, ("Ça va?", "*Oui.*"))
+    converse(page, puppet, ("Ça va?", "Oui."))
     says(puppet, "Non.")
     page.get_by_role("button", name="Regenerate").click()
     page.get_by_text("Non.").wait_for()
@@ -253,22 +254,18 @@ def test_export_and_import(opened: tuple[Page, Puppet], tmp_path: Path) -> None:
     assert page.locator("#history .title").count() == 2 and shown(page) == ["Ça va?", "Non."]
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("{", "it is not JSON"),
-        ("{}", "not a conversation"),
-        ("null", "not a conversation"),
-        ('{"format": "octavo-chat", "version": 2, "turns": []}', "not a conversation"),
-        ('{"format": "octavo-chat", "version": 1, "turns": [{}]}', "a turn of this conversation is broken"),
-        (
-            '{"format": "octavo-chat", "version": 1, "turns": [{"id": "a", "parent": "a", "role": "user"}]}',
-            "a turn of this conversation follows none",
-        ),
-    ],
-)
-def test_imports_are_checked(opened: tuple[Page, Puppet], text: str, words: str) -> None:
+def test_imports_are_checked(opened: tuple[Page, Puppet]) -> None:
     page, _ = opened
-    page.set_input_files("#import-file", {"name": "x.json", "mimeType": "text/plain", "buffer": text.encode()})
-    page.get_by_text(f"x.json could not be imported: {words}").wait_for()
+    head = '{"format": "octavo-chat", "version": 1, "turns": '
+    for text, words in (
+        ("{", "it is not JSON"),
+        ("{}", "it is not a conversation"),
+        ("null", "it is not a conversation"),
+        ('{"format": "octavo-chat", "version": 2, "turns": []}', "it is not a conversation"),
+        (head + "[{}]}", "a turn of this conversation is broken"),
+        (head + '[{"id": "a", "parent": "a", "role": "user"}]}', "a turn of this conversation follows none"),
+    ):
+        page.set_input_files("#import-file", {"name": "x.json", "mimeType": "text/plain", "buffer": text.encode()})
+        page.get_by_text(f"x.json could not be imported: {words}").wait_for()
+        page.get_by_role("button", name="Dismiss").click()
     assert page.locator("#history .title").count() == 0

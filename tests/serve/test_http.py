@@ -151,7 +151,9 @@ def test_page(http_client: httpx.Client) -> None:
         assert response.headers["x-content-type-options"] == "nosniff"
         assert "http://" not in response.text.replace("http://www.w3.org/2000/svg", "")
         assert "https://" not in response.text
-        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function", response.text)
+        assert not re.search(
+            r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function", response.text
+        )
     assert http_client.head("/").status_code == 200
 
 

@@ -11,6 +11,7 @@ export class Answer {
     this.first = 0; // when the first piece came
     this.last = 0;
     this.pieces = 0;
+    this.left = false; // the reader leaves the page
   }
 
   stop() {
@@ -32,7 +33,7 @@ export class Answer {
       const { reason, usage } = await streamChat(request, this.controller.signal, onText);
       Object.assign(turn, { state: "done", stats: this.stats(usage, reason) });
     } catch (error) {
-      const stopped = this.controller.signal.aborted;
+      const stopped = this.controller.signal.aborted || this.left;
       Object.assign(turn, { state: stopped ? "stopped" : "error", error: stopped ? "" : error.message });
       return stopped ? null : error;
     }

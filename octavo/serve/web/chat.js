@@ -259,7 +259,7 @@ class Chat {
     });
     document.addEventListener("keydown", (event) => this.key(event));
     addEventListener("storage", ({ key }) => this.changedElsewhere(key));
-    addEventListener("pagehide", () => this.keepUnfinished());
+    for (const leaving of ["beforeunload", "pagehide"]) addEventListener(leaving, () => this.keepUnfinished());
   }
 
   key(event) {
@@ -281,8 +281,12 @@ class Chat {
     this.draw();
   }
 
+  /** The page is about to go. The browser cuts its connections first, and that is no fault of the server's. */
   keepUnfinished() {
-    for (const id of this.answers.keys()) this.store.save(this.store.get(id));
+    for (const [id, answer] of this.answers) {
+      answer.left = true;
+      this.store.save(this.store.get(id));
+    }
   }
 }
 

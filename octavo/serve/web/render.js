@@ -9,30 +9,38 @@ export class MarkdownView {
   constructor(container) {
     this.container = container;
     this.settled = 0; // how much of the text is in blocks that will not change any more
-    this.last = null; // the block that may still change, and its element
+    this.tail = []; // the blocks after it, with their elements
   }
 
   /** Show `text`, which begins with what was shown before. */
   update(text) {
     const blocks = parseBlocks(text.slice(this.settled));
-    if (!blocks.length || (blocks.length === 1 && this.extend(blocks[0]))) return;
-    this.last?.element.remove();
-    for (const block of blocks) {
-      this.last = { block, element: draw(block) };
-      this.container.append(this.last.element);
-    }
-    this.settled += blocks.at(-1).start;
+    if (!blocks.length) return;
+    const kept = this.extend(blocks[0]) ? this.tail.slice(0, 1) : [];
+    for (const { element } of this.tail.slice(kept.length)) element.remove();
+    const drawn = blocks.slice(kept.length).map((block) => ({ block, element: draw(block) }));
+    fill(this.container, drawn.map(({ element }) => element));
+    const open = firstOpen(blocks, text.lastIndexOf("\n") + 1 - this.settled);
+    this.tail = [...kept, ...drawn].slice(open);
+    this.settled += blocks[open].start;
   }
 
   /** A block of code grows by text alone: drawing a long one anew at each token would be slow. */
   extend(block) {
-    const shown = this.last?.block;
+    const { block: shown, element } = this.tail[0] ?? {};
     if (shown?.type !== "code" || block.type !== "code" || shown.language !== block.language) return false;
     if (!shown.text || !block.text.startsWith(shown.text)) return false;
-    this.last.element.querySelector("code").firstChild.appendData(block.text.slice(shown.text.length));
-    this.last.block = block;
+    element.querySelector("code").firstChild.appendData(block.text.slice(shown.text.length));
+    this.tail[0].block = block;
     return true;
   }
+}
+
+/** Which block may still change: the last one, and the one before it while only the last line, "3" perhaps, says
+ *  that another block has begun: it may yet become "3. another item". */
+function firstOpen(blocks, lastLine) {
+  const last = blocks.length - 1;
+  return last > 0 && blocks[last].start >= lastLine ? last - 1 : last;
 }
 
 function draw(block) {

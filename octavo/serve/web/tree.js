@@ -8,7 +8,7 @@ const STATES = ["done", "stopped", "error"];
 const LONGEST_TITLE = 80;
 
 /**
- * A turn: {id, parent, role, text, files: [{name, text, tokens}], state, model, stats, error}.
+ * Turns are {id, parent, role, text, files: [{name, text, tokens}], state, model, stats, error}.
  * state: "streaming", "done", "stopped" or "error". `parent` is the id of the turn before it, "root" for the first.
  */
 export class Conversation {
@@ -25,7 +25,8 @@ export class Conversation {
 
   /** Add a turn after `parent` (null: as a first one) and show it. */
   add(parent, role, fields = {}) {
-    const turn = { id: randomId(), parent: parent?.id ?? ROOT, role, text: "", files: [], state: "done", ...fields };
+    const empty = { text: "", files: [], state: "done", model: "", stats: {}, error: "" };
+    const turn = { id: randomId(), parent: parent?.id ?? ROOT, role, ...empty, ...fields };
     this.insert(turn);
     this.show(turn);
     return turn;
@@ -94,7 +95,7 @@ export class Conversation {
   /** The conversation that toJSON gave. Throws Error for anything else: the file may be from anywhere. */
   static fromJSON(data) {
     if (data?.format !== "octavo-chat" || data.version !== 1 || !Array.isArray(data.turns)) {
-      throw new Error("this is not a conversation of octavo's chat page");
+      throw new Error("it is not a conversation of octavo's chat page");
     }
     const made = new Conversation();
     if (text(data.id)) made.id = data.id;

@@ -122,8 +122,9 @@ class TurnView {
       button.disabled = !this.siblings[to];
       return button;
     };
-    this.branches.hidden = length < 2;
-    this.branches.replaceChildren(
+    this.branches.replaceChildren();
+    if (length < 2) return;
+    this.branches.append(
       step("left", "Previous version", at - 1),
       make("span", { "aria-label": `version ${at + 1} of ${length}` }, `${at + 1}/${length}`),
       step("right", "Next version", at + 1),
