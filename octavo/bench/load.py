@@ -12,6 +12,8 @@ import asyncio
 import json
 import re
 import statistics
+import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -184,12 +186,14 @@ async def closed_loop(url: str, requests: Iterator[bytes], clients: int, until: 
     async def client() -> None:
         connection = await connect(url)
         while time.perf_counter() < until:
-            if connection.lost:
-                connection = await connect(url)
             request = next(requests, None)
             if request is None:
                 raise ValueError("there are not enough user texts for so many seconds")
-            answers.append(await connection.ask(request))
+            answer = Answer(0.0) if connection.lost else await connection.ask(request)
+            if not answer.body:  # a server may close a connection between two requests
+                connection = await connect(url)
+                answer = await connection.ask(request)
+            answers.append(answer)
         connection.leave()
 
     await asyncio.gather(*(client() for _ in range(clients)))
@@ -244,6 +248,7 @@ def main() -> None:
     )
     start, cpu = time.perf_counter(), time.process_time()
     begin = start + given.warm
+    threading.Timer(given.warm, print, ["the warm-up is over"], {"file": sys.stderr, "flush": True}).start()
     answers = asyncio.run(closed_loop(given.url, requests, given.clients, begin + given.seconds))
     share = (time.process_time() - cpu) / (time.perf_counter() - start)
     print(json.dumps(asdict(summarise(answers, given.clients, begin, begin + given.seconds, share))))

@@ -104,6 +104,7 @@ class ChatRequest(_Strict):
     top_k: Annotated[int, Field(ge=-1)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=256)], ...], Field(max_length=8)] = ()
+    ignore_eos: bool = False
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -147,6 +148,7 @@ class ChatRequest(_Strict):
             # OpenAI's seeds may be negative, numpy's may not
             seed=None if self.seed is None else self.seed % 2**64,
             stop=self.stop,
+            ignore_eos=self.ignore_eos,
         )
 
 
