@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from octavo.engine.engine import Engine
     from octavo.serve.options import ServeOptions
 
-MAX_WAITING = 64  # requests in line: one more is told to come again
+MAX_WAITING = 512  # requests in line: one more is told to come again
 
 Models = Annotated[list[str], typer.Argument(help="Model folders, GGUF files or hub names (owner/name).")]
 Names = Annotated[

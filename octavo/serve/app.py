@@ -65,7 +65,7 @@ class _Api:
 
     def __init__(self, models: Models, options: ServeOptions, metrics: Metrics) -> None:
         self._models, self._options, self._metrics = models, options, metrics
-        self.jobs = Jobs(models.engines.values())
+        self.jobs = Jobs(models.engines.values(), options.stream_interval)
 
     async def list_models(self) -> Json:
         return self._models.cards()
