@@ -16,7 +16,8 @@ NOT_DESCRIBED = {"/openapi.json", "/metrics", "/ready"}
 
 def validator(name: str) -> jsonschema.Draft202012Validator:
     schemas = document()["components"]["schemas"]
-    return jsonschema.Draft202012Validator({"$ref": f"#/components/schemas/{name}", "components": {"schemas": schemas}})
+    root = {"$ref": f"#/components/schemas/{name}", "components": {"schemas": schemas}}
+    return jsonschema.Draft202012Validator(root)
 
 
 def test_every_route_is_described() -> None:
