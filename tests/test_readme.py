@@ -118,9 +118,9 @@ class Workspace:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and self.server.poll() is None:
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5):
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/ready", timeout=5):
                     return
-            except (urllib.error.URLError, TimeoutError, ConnectionError):
+            except (urllib.error.URLError, TimeoutError, ConnectionError):  # 503 while it loads, too
                 time.sleep(0.2)
         pytest.fail(f"{command} does not answer:\n{self.log.read_text()}")
 
