@@ -20,11 +20,13 @@ from octavo.serve.errors import ApiError, Json, as_api_error
 from octavo.serve.generation import Generation, read_chat, read_completion
 from octavo.serve.guard import SECURITY_HEADERS, Guard
 from octavo.serve.jobs import Jobs
+from octavo.serve.lanes import Lanes
 from octavo.serve.models import Models
 from octavo.serve.openapi import add_document
 from octavo.serve.options import ServeOptions
 from octavo.serve.page import add_page
-from octavo.serve.reading import detokenize, read_embedding, tokenize
+from octavo.serve.reading import Embedding, detokenize, read_embedding, tokenize
+from octavo.serve.writing import as_json
 
 
 def create_app(engines: Mapping[str, Engine], options: ServeOptions | None = None) -> FastAPI:
@@ -64,7 +66,7 @@ class _Api:
 
     def __init__(self, models: Models, options: ServeOptions) -> None:
         self._models, self._options = models, options
-        self.jobs = Jobs(models.engines.values())
+        self.jobs, self._lanes = Jobs(models.engines.values()), Lanes()
 
     async def health(self) -> Json:
         if any(engine.closed for engine in self._models.engines.values()):
@@ -85,36 +87,49 @@ class _Api:
         return await self._generate(request, lambda body: read_completion(self._models, body))
 
     async def _generate(self, request: Request, read: Callable[[bytes], Generation]) -> Response:
-        body = await self._body(request)
+        body, tenant = await self._body(request), ""
         with contextlib.ExitStack() as held:
             job = self.jobs.job()
             held.callback(job.cancel)
 
             def begin() -> Generation:
                 generation = read(body)
-                job.begin(generation.start(tenant=""))
+                if not generation.has_grammar:
+                    job.begin(generation.start(tenant))
                 return generation
 
-            generation = await asyncio.to_thread(begin)
+            generation = await self._lanes.of(body).run(tenant, begin)
+            if generation.has_grammar:
+                await self._lanes.grammars.run(tenant, lambda: job.begin(generation.start(tenant)))
             reply, asked = generation.reply, generation.asked
             if asked.stream:
                 return EventStream(events(job, reply, asked, self._options.keep_alive), held.pop_all())
-            return JSONResponse(await while_connected(request, whole(job, reply, asked)))
+            return await _in_json(await while_connected(request, whole(job, reply, asked)))
 
     async def embed(self, request: Request) -> Response:
-        body = await self._body(request)
-        embedding = await asyncio.to_thread(read_embedding, self._models, body)
+        body, tenant = await self._body(request), ""
         with contextlib.ExitStack() as held:
             job = self.jobs.job()
             held.callback(job.cancel)
-            await asyncio.to_thread(job.begin, embedding.start(tenant=""))
-            return JSONResponse(await while_connected(request, embedding.whole(job)))
 
-    async def tokenize(self, request: Request) -> Json:
-        return await asyncio.to_thread(tokenize, self._models, await self._body(request))
+            def begin() -> Embedding:
+                embedding = read_embedding(self._models, body)
+                job.begin(embedding.start(tenant))
+                return embedding
 
-    async def detokenize(self, request: Request) -> Json:
-        return await asyncio.to_thread(detokenize, self._models, await self._body(request))
+            embedding = await self._lanes.of(body).run(tenant, begin)
+            return await _in_json(await while_connected(request, embedding.whole(job)))
+
+    async def tokenize(self, request: Request) -> Response:
+        return await self._converted(request, tokenize)
+
+    async def detokenize(self, request: Request) -> Response:
+        return await self._converted(request, detokenize)
+
+    async def _converted(self, request: Request, convert: Callable[[Models, bytes], Json]) -> Response:
+        body = await self._body(request)
+        written = await self._lanes.of(body).run("", lambda: as_json(convert(self._models, body)))
+        return Response(written, media_type="application/json")
 
     async def _body(self, request: Request) -> bytes:
         return await read_body(request, self._options.max_body_bytes)
@@ -132,6 +147,10 @@ async def read_body(request: Request, most: int) -> bytes:
         if len(body) > most:  # a body in chunks does not say its length
             raise too_long
     return bytes(body)
+
+
+async def _in_json(content: Json) -> Response:
+    return Response(await asyncio.to_thread(as_json, content), media_type="application/json")
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:

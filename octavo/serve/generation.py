@@ -29,6 +29,11 @@ class Generation:
     reply: Reply
     asked: Asked
 
+    @property
+    def has_grammar(self) -> bool:
+        """Whether handing it in may mean to compile one."""
+        return any(params.grammar for params in self.params)
+
     def start(self, tenant: str) -> Start:
         """What hands it to the engine."""
         return lambda emit: self.engine.submit_all(self.prompts, self.params, emit, tenant)

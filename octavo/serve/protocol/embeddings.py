@@ -32,4 +32,4 @@ class EmbeddingRequest(Strict):
         unit = (cut / max(float(np.linalg.norm(cut.astype(np.float64))), 1e-12)).astype("<f4")
         if self.encoding_format == "base64":
             return base64.b64encode(unit.tobytes()).decode("ascii")
-        return [float(value) for value in unit]
+        return unit.tolist()

@@ -23,10 +23,10 @@ def as_texts(given: Any, most: int) -> Any:
         raise PydanticCustomError("texts", _EXPECTED)
     if are_ids(given):
         return (tuple(given),)
-    if len(given) > most:
-        raise PydanticCustomError("texts", f"{len(given)} texts, more than the limit of {most}")
     if not all(isinstance(item, str) or are_ids(item) for item in given):
         raise PydanticCustomError("texts", _EXPECTED)
+    if len(given) > most:
+        raise PydanticCustomError("texts", f"{len(given)} texts, more than the limit of {most}")
     return tuple(item if isinstance(item, str) else tuple(item) for item in given)
 
 
