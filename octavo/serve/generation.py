@@ -23,6 +23,7 @@ from octavo.serve.replies import ChatReply, CompletionReply, Echo, Reply
 class Generation:
     """A request that was found good: what the engine is to do, and how its answers are shown."""
 
+    model: str
     engine: Engine
     prompts: Sequence[Encoded]
     params: Sequence[SamplingParams]
@@ -51,7 +52,7 @@ def read_chat(models: Models, body: bytes, default_max_tokens: int) -> Generatio
     parsers = [_parser(engine, tools) for _ in range(chat.choices)] if tools else ()
     reply = ChatReply(chat.model, chat.choices, models.texts(chat.model) if chat.logprobs else None, parsers)
     asked = Asked(chat.choices, len(prompt.ids), bool(chat.stream), chat.wants_usage)
-    return Generation(engine, [prompt], [params], reply, asked)
+    return Generation(chat.model, engine, [prompt], [params], reply, asked)
 
 
 def _calling(engine: Engine, chat: ChatRequest, tools: Sequence[Tool]) -> dict[str, Any]:
@@ -92,4 +93,4 @@ def read_completion(models: Models, body: bytes) -> Generation:
     reply = CompletionReply(wanted.model, wanted.choices, len(prompts), texts, echoes, silent)
     counts = len(prompts) * wanted.choices, sum(len(prompt.ids) for prompt in prompts)
     asked = Asked(*counts, bool(wanted.stream), wanted.wants_usage, shows_tokens=not silent)
-    return Generation(engine, prompts, params, reply, asked)
+    return Generation(wanted.model, engine, prompts, params, reply, asked)
