@@ -16,6 +16,7 @@ from octavo.serve.jobs import Start
 from octavo.serve.models import Models
 from octavo.serve.protocol.chat import ChatRequest
 from octavo.serve.protocol.completions import CompletionRequest
+from octavo.serve.protocol.limits import MAX_PROMPT_LOGPROBS
 from octavo.serve.replies import ChatReply, CompletionReply, Echo, Reply
 
 
@@ -83,6 +84,13 @@ def read_completion(models: Models, body: bytes) -> Generation:
         its = wanted.params(engine.context - len(prompt.ids))
         engine.check_fits(len(prompt.ids), its)
         params.append(its if number == 0 or its.seed is None else replace(its, seed=(its.seed + number) % 2**64))
+    if wanted.echo and wanted.logprobs is not None:
+        entries = sum(len(prompt.ids) for prompt in prompts) * (1 + wanted.logprobs)
+        if entries > MAX_PROMPT_LOGPROBS:
+            message = (
+                f"{entries} log probabilities of prompts are above the limit of {MAX_PROMPT_LOGPROBS}: ask for fewer"
+            )
+            raise ApiError(400, message, param="logprobs", code="invalid_value")
     echoes = []
     if wanted.echo:
         for given, prompt in zip(wanted.prompt, prompts, strict=True):
