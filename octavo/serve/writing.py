@@ -13,7 +13,7 @@ def pieces(content: Any, depth: int = 0) -> Iterator[str]:
     if isinstance(content, dict) and content and depth < DEEP:
         before = "{"
         for key, value in content.items():
-            yield f"{before}{json.dumps(key)}:"
+            yield f"{before}{_dumps(key)}:"
             yield from pieces(value, depth + 1)
             before = ","
         yield "}"
