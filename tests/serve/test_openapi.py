@@ -8,9 +8,10 @@ import pytest
 
 from octavo.serve.app import create_app
 from octavo.serve.openapi import document
+from octavo.serve.page import PAGE_PATHS
 from tests.serve.serving import MODEL, Puppet, body
 
-NOT_DESCRIBED = {"/", "/openapi.json", "/metrics", "/ready"}
+NOT_DESCRIBED = {"/openapi.json", "/metrics", "/ready"}
 
 
 def validator(name: str) -> jsonschema.Draft202012Validator:
@@ -21,8 +22,7 @@ def validator(name: str) -> jsonschema.Draft202012Validator:
 def test_every_route_is_described() -> None:
     puppet: Any = Puppet()
     routes = {route.path.replace(":path", "") for route in create_app({MODEL: puppet}).routes}  # type: ignore[attr-defined]
-    files = {path for path in routes if path.count("/") == 1 and "." in path}
-    assert set(document()["paths"]) == routes - files - NOT_DESCRIBED
+    assert set(document()["paths"]) == routes - PAGE_PATHS - NOT_DESCRIBED
 
 
 @pytest.mark.parametrize(
