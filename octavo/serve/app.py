@@ -94,9 +94,13 @@ class _Api:
                     job.begin(generation.start(tenant))
                 return generation
 
-            generation = await self._lanes.of(body).run(tenant, begin)
+            def begin_with_grammar() -> Generation:
+                job.begin(generation.start(tenant))
+                return generation
+
+            generation = await while_connected(request, self._lanes.of(body).run(tenant, begin))
             if generation.has_grammar:
-                await self._lanes.grammars.run(tenant, lambda: job.begin(generation.start(tenant)))
+                await while_connected(request, self._lanes.grammars.run(tenant, begin_with_grammar))
             job.watch = self._metrics.begin(generation.model, job.tickets, request.state.began)
             reply, asked = generation.reply, generation.asked
             if asked.stream:
@@ -114,7 +118,7 @@ class _Api:
                 job.begin(embedding.start(tenant))
                 return embedding
 
-            embedding = await self._lanes.of(body).run(tenant, begin)
+            embedding = await while_connected(request, self._lanes.of(body).run(tenant, begin))
             return await _in_json(await while_connected(request, embedding.whole(job)))
 
     async def tokenize(self, request: Request) -> Response:
@@ -125,7 +129,9 @@ class _Api:
 
     async def _converted(self, request: Request, convert: Callable[[Models, bytes], Json]) -> Response:
         body = await self._body(request)
-        written = await self._lanes.of(body).run(request.state.tenant, lambda: as_json(convert(self._models, body)))
+        lane = self._lanes.of(body)
+        work = lane.run(request.state.tenant, lambda: as_json(convert(self._models, body)))
+        written = await while_connected(request, work)
         return Response(written, media_type="application/json")
 
     async def _body(self, request: Request) -> bytes:

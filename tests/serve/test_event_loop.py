@@ -127,6 +127,29 @@ def test_a_flood_of_long_requests_keeps_no_short_one_waiting() -> None:
         assert sum(each.result().status_code == 400 for each in sent) == 17  # they do not fit the context
 
 
+def test_who_leaves_before_they_are_read_keeps_nobody_waiting() -> None:
+    with tiny_engine() as engine, ThreadPoolExecutor(6) as pool, serving(engine) as url:
+        read: list[int] = []
+        with slow_to_read(engine) as go_on, pytest.MonkeyPatch.context() as patch:
+            encode = engine.encode
+            patch.setattr(engine, "encode", lambda prompt: read.append(len(prompt)) or encode(prompt))
+
+            def send(words: int, timeout: float) -> int:
+                content = {"model": MODEL, "prompt": "word " * words, "max_tokens": 1}
+                return httpx.post(url + "/v1/completions", json=content, timeout=timeout).status_code
+
+            first = pool.submit(send, 20_000, 60)
+            wait_until(lambda: len(read) == 1)
+            for each in [pool.submit(send, 30_000, 1) for _ in range(4)]:
+                with pytest.raises(httpx.ReadTimeout):
+                    each.result()
+            last = pool.submit(send, 40_000, 60)
+            time.sleep(0.5)
+            go_on.set()
+            assert first.result() == last.result() == 400
+        assert read == [5 * 20_000, 5 * 40_000]
+
+
 def test_a_flood_of_grammars_keeps_no_other_request_waiting(url: str) -> None:
     httpx.post(url + CHAT, json=body(max_tokens=1, guided_regex="a"), timeout=60)
     slow = [body(guided_json={**SLOW_SCHEMA, "title": str(at)}) for at in range(5)]
