@@ -70,8 +70,8 @@ EXPENSIVE: dict[str, tuple[str, Any, int]] = {
         200,
     ),
     "many inputs": ("/v1/embeddings", {"model": MODEL, "input": ["word"] * 2048, "encoding_format": "float"}, 200),
-    "a text to count": ("/tokenize", {"prompt": WORDS}, 200),
-    "a chat to count": ("/tokenize", {"messages": [{"role": "user", "content": WORDS}]}, 200),
+    "a text to count": ("/tokenize", {"prompt": WORDS * 3}, 200),
+    "a chat to count": ("/tokenize", {"messages": [{"role": "user", "content": WORDS * 3}]}, 200),
     "ids to write": ("/detokenize", {"tokens": [7] * MIB}, 200),
     "a slow grammar": (CHAT, body(guided_json=SLOW_SCHEMA), 400),
     "a large grammar": (CHAT, body(max_tokens=1, guided_json={"enum": [f"v{at}" for at in range(20_000)]}), 200),
@@ -87,7 +87,7 @@ def test_expensive_requests_hold_nobody_up(url: str, name: str) -> None:
         assert httpx.post(url + path, json=content, timeout=120).status_code == status
         took = time.monotonic() - began
     # held up, one of them would take as long as the request; the machine may be busy with other things
-    assert max(seconds) < 0.5 + took / 4, (max(seconds), took)
+    assert max(seconds) < 1 + took / 4, (max(seconds), took)
 
 
 # ---- lanes
