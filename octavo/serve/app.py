@@ -26,6 +26,7 @@ from octavo.serve.models import Models
 from octavo.serve.openapi import add_document
 from octavo.serve.options import ServeOptions
 from octavo.serve.page import add_page
+from octavo.serve.quota import Quota
 from octavo.serve.reading import Embedding, detokenize, read_embedding, tokenize
 from octavo.serve.writing import as_json
 
@@ -67,7 +68,8 @@ class _Api:
 
     def __init__(self, models: Models, options: ServeOptions, metrics: Metrics) -> None:
         self._models, self._options, self._metrics = models, options, metrics
-        self.jobs, self._lanes = Jobs(models.engines.values()), Lanes()
+        self._quota, self._lanes = Quota(options.requests_per_key), Lanes()
+        self.jobs = Jobs(models.engines.values(), options.stream_interval)
 
     async def list_models(self) -> Json:
         return self._models.cards()
@@ -85,6 +87,7 @@ class _Api:
     async def _generate(self, request: Request, read: Callable[[bytes], Generation]) -> Response:
         body, tenant = await self._body(request), request.state.tenant
         with contextlib.ExitStack() as held:
+            held.enter_context(self._quota.one_of(tenant))
             job = self.jobs.job()
             held.callback(job.cancel)
 
@@ -110,6 +113,7 @@ class _Api:
     async def embed(self, request: Request) -> Response:
         body, tenant = await self._body(request), request.state.tenant
         with contextlib.ExitStack() as held:
+            held.enter_context(self._quota.one_of(tenant))
             job = self.jobs.job()
             held.callback(job.cancel)
 

@@ -120,7 +120,11 @@ def serving(engine: Engine | Puppet, **options: Any) -> Iterator[str]:
     """Address of a server on a free port, in a thread."""
     ready = threading.Event()
     with listen("127.0.0.1", 0) as listener:
-        server = Server(create_app({MODEL: engine}, ServeOptions(**options)), listener, lambda _: ready.set())
+        server = Server(
+            create_app({MODEL: engine}, ServeOptions(**{"stream_interval": 0.0, **options})),
+            listener,
+            lambda _: ready.set(),
+        )
         thread = threading.Thread(target=server.run, name="test-server")
         thread.start()
         try:
