@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes: each with threads of torch for all cores is slower
@@ -15,6 +16,8 @@ from octavo.checkpoint.default_model import fetch_default_model
 from octavo.errors import UserError
 from tests.tiny import write_tiny_model
 
+hypothesis.settings.register_profile("octavo", deadline=None)  # a busy machine is no bug
+hypothesis.settings.load_profile("octavo")
 CACHE = Path("~/.cache/octavo-tests").expanduser()
 
 

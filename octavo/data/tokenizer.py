@@ -29,6 +29,7 @@ TOKENIZER, TOKENIZER_CONFIG, TOKENS_MAP = "tokenizer.json", "tokenizer_config.js
 TEMPLATE, GENERATION_CONFIG, CONFIG = "chat_template.jinja", "generation_config.json", "config.json"
 SENTENCEPIECE = "tokenizer.model"
 FILES = (TOKENIZER, TOKENIZER_CONFIG, TOKENS_MAP, TEMPLATE, GENERATION_CONFIG, CONFIG, SENTENCEPIECE)
+LONG = 4096  # characters or ids, above which the library is called so that it lets other threads run meanwhile
 # The tokens every tokenizer of transformers knows by name; they are special whatever tokenizer.json says.
 NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -102,24 +103,45 @@ class Tokenizer:
     def _contents(self) -> ContentForms | None:
         return None if self.chat_template is None else ContentForms(self.chat_template)
 
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+    def encode(self, text: str, *, add_special_tokens: bool = True, most: int | None = None) -> list[int]:
         """Token ids of `text`, with the tokens that tokenizer.json puts around a text unless told otherwise.
 
-        Special tokens written out in `text` become those tokens. Raises UserError for text that cannot be encoded.
+        Special tokens written out in `text` become those tokens. Raises UserError for text that cannot be encoded, or
+        has more than `most` tokens, without listing them.
         """
-        return list(self._encode(text, add_special_tokens).ids)
+        return list(self._encode(text, add_special_tokens, most).ids)
 
-    def _encode(self, text: str, add_special_tokens: bool) -> Encoding:
+    def _encode(self, text: str, add_special_tokens: bool, most: int | None = None) -> Encoding:
         try:
             text.encode()
         except UnicodeEncodeError as error:
             raise UserError(f"text has half of a UTF-16 surrogate pair at character {error.start}") from error
+        if most is not None and self._longest and len(text) > most * self._longest:
+            raise _too_many(f"at least {-(-len(text) // self._longest)}", most)
         # what a vocabulary without an unknown token cannot express, for example
         with _explained(f"{self._label}: {TOKENIZER} cannot encode this text", "change the text or the model"):
-            return self._backend.encode(text, add_special_tokens=add_special_tokens)
+            if len(text) <= LONG:
+                encoding = self._backend.encode(text, add_special_tokens=add_special_tokens)
+            else:
+                (encoding,) = self._backend.encode_batch([text], add_special_tokens=add_special_tokens)
+        if most is not None and len(encoding) > most:
+            raise _too_many(str(len(encoding)), most)
+        return encoding
+
+    @cached_property
+    def _longest(self) -> int:
+        """Characters of a text that one token may stand for; 0 where nobody can say, as a normalizer may drop some."""
+        added = self._backend.get_added_tokens_decoder().values()
+        if self._backend.normalizer or any(token.lstrip or token.rstrip for token in added):
+            return 0
+        if not isinstance(self._backend.decoder, decoders.ByteLevel):
+            return 0
+        return max(map(len, self._backend.get_vocab(with_added_tokens=True)))
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """The text of `ids`; bytes that are not UTF-8 become U+FFFD, ids without a token nothing."""
+        if len(ids) > LONG:
+            return str(self._backend.decode_batch([list(ids)], skip_special_tokens=skip_special_tokens)[0])
         if len(ids) != 1:
             return str(self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens))
         key = (ids[0], skip_special_tokens)  # streams ask for them with every token, and there are not that many
@@ -183,11 +205,12 @@ class Tokenizer:
         *,
         add_generation_prompt: bool = True,
         tools: Sequence[Any] | None = None,
+        most: int | None = None,
     ) -> EncodedChat:
         """`encode_chat`, and after how many of the ids to keep recurrent states (`chat_marks.py`): where the system
-        prompt and the tools end, and each user's message."""
+        prompt and the tools end, and each user's message. most: as of `encode`."""
         text = self.apply_chat(messages, add_generation_prompt=add_generation_prompt, tools=tools)
-        encoding = self._encode(text, add_special_tokens=False)
+        encoding = self._encode(text, add_special_tokens=False, most=most)
         return EncodedChat(list(encoding.ids), marks_at(list(mark_places(text, messages)), encoding.offsets))
 
     def special_id(self, text: str) -> int | None:
@@ -303,6 +326,10 @@ def _explained(problem: str, remedy: str) -> Iterator[None]:
 
 
 # ---- the files
+
+
+def _too_many(count: str, most: int) -> UserError:
+    return UserError(f"{count} prompt tokens do not fit the context of {most} tokens: shorten the prompt")
 
 
 def _missing(has_sentencepiece: bool, label: str) -> str:

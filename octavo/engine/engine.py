@@ -127,8 +127,9 @@ class Engine:
     # ---- one request
 
     def encode(self, prompt: Prompt) -> Encoded:
-        """A prompt of any form as token ids: what every other method here makes of it."""
-        return encode(self.tokenizer, prompt)
+        """A prompt of any form as token ids: what every other method here makes of it. Raises UserError for a text
+        or chat that is longer than the context."""
+        return encode(self.tokenizer, prompt, most=self.context)
 
     def check_fits(self, prompt_tokens: int, params: SamplingParams) -> None:
         """Raise UserError for a prompt that is empty or, with its answer, longer than the context."""

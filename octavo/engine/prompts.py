@@ -36,19 +36,20 @@ class Chat:
 Prompt = str | Sequence[Message] | Chat | Sequence[int] | Encoded
 
 
-def encode(tokenizer: Tokenizer, prompt: Prompt) -> Encoded:
+def encode(tokenizer: Tokenizer, prompt: Prompt, most: int | None = None) -> Encoded:
     """A prompt of any form as token ids: raw text, chat messages through the template, or as given.
 
-    Raises UserError for anything else, and where the chat template refuses the messages.
+    Raises UserError for anything else, where the chat template refuses the messages, and for a text or chat of more
+    than `most` tokens.
     """
     if isinstance(prompt, Encoded):
         return prompt
     if isinstance(prompt, Chat):
         messages, tools = tool_prompt(tokenizer, prompt.messages, prompt.tools)
-        chat = tokenizer.encode_marked(messages, tools=tools)
+        chat = tokenizer.encode_marked(messages, tools=tools, most=most)
         return Encoded(tuple(chat.ids), chat.marks)
     if isinstance(prompt, str):
-        return Encoded(tuple(tokenizer.encode(prompt)), continues=True)
+        return Encoded(tuple(tokenizer.encode(prompt, most=most)), continues=True)
     if isinstance(prompt, bytes | bytearray):
         raise UserError("a prompt is bytes: decode it to text first")
     ids = [int(item) for item in prompt if isinstance(item, Integral)]
@@ -57,7 +58,7 @@ def encode(tokenizer: Tokenizer, prompt: Prompt) -> Encoded:
         return Encoded(tuple(ids))
     if len(turns) < len(prompt):
         raise UserError("a prompt must be text, a list of messages with role and content, or a list of token ids")
-    chat = tokenizer.encode_marked(turns)
+    chat = tokenizer.encode_marked(turns, most=most)
     return Encoded(tuple(chat.ids), chat.marks)
 
 

@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from octavo.engine.answer import Piece
 from octavo.errors import UserError
 from octavo.serve.errors import ApiError, Json, as_api_error
 from octavo.serve.jobs import Job
@@ -66,7 +67,7 @@ async def whole(job: Job, reply: Reply, asked: Asked) -> Json:
     tokens, left = 0, asked.choices
     while left:
         for number, piece in await job.items():
-            reply.put(number, piece)
+            await _put(reply, number, piece)
             tokens += 1
             left -= piece.finish_reason is not None
     return reply.frame.whole(reply.whole(), asked.usage(job, tokens))
@@ -86,7 +87,7 @@ async def events(job: Job, reply: Reply, asked: Asked, keep_alive: float) -> Asy
                 for number, piece in items:
                     tokens += 1
                     left -= piece.finish_reason is not None
-                    shown += reply.put(number, piece)
+                    shown += await _put(reply, number, piece)
     except Exception as error:
         if not isinstance(error, (ApiError, UserError)):
             logger.exception("an answer broke off")
@@ -96,6 +97,13 @@ async def events(job: Job, reply: Reply, asked: Asked, keep_alive: float) -> Asy
     if asked.with_usage:
         shown += reply.frame.usage_chunk(asked.usage(job, tokens))
     yield shown + "data: [DONE]\n\n"
+
+
+async def _put(reply: Reply, number: int, piece: Piece) -> str:
+    """`reply.put`; in a thread where a long prompt's log probabilities take it long."""
+    if piece.prompt_logprobs is None:
+        return reply.put(number, piece)
+    return await asyncio.to_thread(reply.put, number, piece)
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -20,13 +20,15 @@ from octavo.serve.gates import add_gates
 from octavo.serve.generation import Generation, read_chat, read_completion
 from octavo.serve.guard import SECURITY_HEADERS
 from octavo.serve.jobs import Jobs
+from octavo.serve.lanes import Lanes
 from octavo.serve.metrics import Metrics
 from octavo.serve.models import Models
 from octavo.serve.openapi import add_document
 from octavo.serve.options import ServeOptions
 from octavo.serve.page import add_page
 from octavo.serve.quota import Quota
-from octavo.serve.reading import detokenize, read_embedding, tokenize
+from octavo.serve.reading import Embedding, detokenize, read_embedding, tokenize
+from octavo.serve.writing import as_json
 
 
 def create_app(engines: Mapping[str, Engine], options: ServeOptions | None = None) -> FastAPI:
@@ -66,7 +68,7 @@ class _Api:
 
     def __init__(self, models: Models, options: ServeOptions, metrics: Metrics) -> None:
         self._models, self._options, self._metrics = models, options, metrics
-        self._quota = Quota(options.requests_per_key)
+        self._quota, self._lanes = Quota(options.requests_per_key), Lanes()
         self.jobs = Jobs(models.engines.values(), options.stream_interval)
 
     async def list_models(self) -> Json:
@@ -83,39 +85,58 @@ class _Api:
         return await self._generate(request, lambda body: read_completion(self._models, body))
 
     async def _generate(self, request: Request, read: Callable[[bytes], Generation]) -> Response:
-        body = await self._body(request)
+        body, tenant = await self._body(request), request.state.tenant
         with contextlib.ExitStack() as held:
-            held.enter_context(self._quota.one_of(request.state.tenant))
+            held.enter_context(self._quota.one_of(tenant))
             job = self.jobs.job()
             held.callback(job.cancel)
 
             def begin() -> Generation:
                 generation = read(body)
-                job.begin(generation.start(request.state.tenant))
+                if not generation.has_grammar:
+                    job.begin(generation.start(tenant))
                 return generation
 
-            generation = await asyncio.to_thread(begin)
+            def begin_with_grammar() -> Generation:
+                job.begin(generation.start(tenant))
+                return generation
+
+            generation = await while_connected(request, self._lanes.of(body).run(tenant, begin))
+            if generation.has_grammar:
+                await while_connected(request, self._lanes.grammars.run(tenant, begin_with_grammar))
             job.watch = self._metrics.begin(generation.model, job.tickets, request.state.began)
             reply, asked = generation.reply, generation.asked
             if asked.stream:
                 return EventStream(events(job, reply, asked, self._options.keep_alive), held.pop_all())
-            return JSONResponse(await while_connected(request, whole(job, reply, asked)))
+            return await _in_json(await while_connected(request, whole(job, reply, asked)))
 
     async def embed(self, request: Request) -> Response:
-        body = await self._body(request)
-        embedding = await asyncio.to_thread(read_embedding, self._models, body)
+        body, tenant = await self._body(request), request.state.tenant
         with contextlib.ExitStack() as held:
-            held.enter_context(self._quota.one_of(request.state.tenant))
+            held.enter_context(self._quota.one_of(tenant))
             job = self.jobs.job()
             held.callback(job.cancel)
-            await asyncio.to_thread(job.begin, embedding.start(request.state.tenant))
-            return JSONResponse(await while_connected(request, embedding.whole(job)))
 
-    async def tokenize(self, request: Request) -> Json:
-        return await asyncio.to_thread(tokenize, self._models, await self._body(request))
+            def begin() -> Embedding:
+                embedding = read_embedding(self._models, body)
+                job.begin(embedding.start(tenant))
+                return embedding
 
-    async def detokenize(self, request: Request) -> Json:
-        return await asyncio.to_thread(detokenize, self._models, await self._body(request))
+            embedding = await while_connected(request, self._lanes.of(body).run(tenant, begin))
+            return await _in_json(await while_connected(request, embedding.whole(job)))
+
+    async def tokenize(self, request: Request) -> Response:
+        return await self._converted(request, tokenize)
+
+    async def detokenize(self, request: Request) -> Response:
+        return await self._converted(request, detokenize)
+
+    async def _converted(self, request: Request, convert: Callable[[Models, bytes], Json]) -> Response:
+        body = await self._body(request)
+        lane = self._lanes.of(body)
+        work = lane.run(request.state.tenant, lambda: as_json(convert(self._models, body)))
+        written = await while_connected(request, work)
+        return Response(written, media_type="application/json")
 
     async def _body(self, request: Request) -> bytes:
         return await read_body(request, self._options.max_body_bytes, self._options.body_seconds)
@@ -139,6 +160,10 @@ async def read_body(request: Request, most: int, seconds: float) -> bytes:
         message = f"the body did not come within {seconds:g} seconds"
         raise ApiError(408, message, code="request_timeout", headers={"Connection": "close"}) from None
     return bytes(body)
+
+
+async def _in_json(content: Json) -> Response:
+    return Response(await asyncio.to_thread(as_json, content), media_type="application/json")
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:

@@ -11,10 +11,12 @@ from octavo.engine.engine import Engine
 from octavo.engine.prompts import Encoded
 from octavo.engine.tool_grammar import tool_grammar
 from octavo.serve.answers import Asked
+from octavo.serve.errors import ApiError
 from octavo.serve.jobs import Start
 from octavo.serve.models import Models
 from octavo.serve.protocol.chat import ChatRequest
 from octavo.serve.protocol.completions import CompletionRequest
+from octavo.serve.protocol.limits import MAX_PROMPT_LOGPROBS
 from octavo.serve.replies import ChatReply, CompletionReply, Echo, Reply
 
 
@@ -28,6 +30,11 @@ class Generation:
     params: Sequence[SamplingParams]
     reply: Reply
     asked: Asked
+
+    @property
+    def has_grammar(self) -> bool:
+        """Whether handing it in may mean to compile one."""
+        return any(params.grammar for params in self.params)
 
     def start(self, tenant: str) -> Start:
         """What hands it to the engine."""
@@ -71,6 +78,13 @@ def read_completion(models: Models, body: bytes) -> Generation:
         its = wanted.params(engine.context - len(prompt.ids))
         engine.check_fits(len(prompt.ids), its)
         params.append(its if number == 0 or its.seed is None else replace(its, seed=(its.seed + number) % 2**64))
+    if wanted.echo and wanted.logprobs is not None:
+        entries = sum(len(prompt.ids) for prompt in prompts) * (1 + wanted.logprobs)
+        if entries > MAX_PROMPT_LOGPROBS:
+            message = (
+                f"{entries} log probabilities of prompts are above the limit of {MAX_PROMPT_LOGPROBS}: ask for fewer"
+            )
+            raise ApiError(400, message, param="logprobs", code="invalid_value")
     echoes = []
     if wanted.echo:
         for given, prompt in zip(wanted.prompt, prompts, strict=True):

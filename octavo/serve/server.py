@@ -6,6 +6,7 @@ requests get 503. The second one stops at once.
 """
 
 import contextlib
+import gc
 import signal
 import socket
 import sys
@@ -59,6 +60,8 @@ def run(
             from octavo.serve.app import create_app
 
             server.open(create_app(loaded, options))
+            gc.collect()
+            gc.freeze()  # a body of a million small containers has the collector look at all objects again and again
             with _signals(server):
                 if on_ready:
                     on_ready(server.url)

@@ -137,6 +137,7 @@ def test_pydantic_models(client: openai.OpenAI) -> None:
     [
         ({"guided_regex": "(", "guided_choice": None}, "regular expression"),
         ({"guided_regex": "a", "guided_choice": ["b"]}, "guided_regex and guided_choice exclude each other"),
+        ({"structured_outputs": {"regex": "a", "choice": ["b"]}}, "json, regex and choice exclude each other"),
         ({"structured_outputs": {"grammar": "root"}}, "structured_outputs.grammar is not supported"),
         ({"guided_json": {"$ref": "http://127.0.0.1:9/x"}}, "JSON schema"),
         ({"guided_json": "{"}, "JSON schema"),

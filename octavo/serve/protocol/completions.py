@@ -10,7 +10,7 @@ from octavo.serve.errors import ApiError
 from octavo.serve.protocol.limits import MAX_PROMPTS
 from octavo.serve.protocol.sampling import SamplingFields
 from octavo.serve.protocol.strict import UNSUPPORTED
-from octavo.serve.protocol.texts import Text, Texts, as_texts
+from octavo.serve.protocol.texts import Checked, Texts, as_texts
 
 
 class CompletionRequest(SamplingFields):
@@ -19,7 +19,7 @@ class CompletionRequest(SamplingFields):
 
     only = {**UNSUPPORTED, "suffix": (None, ""), "add_special_tokens": (None, True)}
 
-    prompt: tuple[Text, ...]
+    prompt: Checked
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     echo: bool | None = None

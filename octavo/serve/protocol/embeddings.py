@@ -9,14 +9,14 @@ from pydantic import Field, field_validator
 
 from octavo.serve.protocol.limits import MAX_INPUTS
 from octavo.serve.protocol.strict import Strict
-from octavo.serve.protocol.texts import Text, Texts, as_texts
+from octavo.serve.protocol.texts import Checked, Texts, as_texts
 
 
 class EmbeddingRequest(Strict):
     """The body of POST /v1/embeddings. `pooling` is an extension: the last token's hidden state, or the mean."""
 
     model: str
-    input: tuple[Text, ...]
+    input: Checked
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     pooling: Literal["last", "mean"] | None = None
@@ -32,4 +32,4 @@ class EmbeddingRequest(Strict):
         unit = (cut / max(float(np.linalg.norm(cut.astype(np.float64))), 1e-12)).astype("<f4")
         if self.encoding_format == "base64":
             return base64.b64encode(unit.tobytes()).decode("ascii")
-        return [float(value) for value in unit]
+        return unit.tolist()

@@ -5,6 +5,7 @@ MAX_INPUTS = 2048  # texts of an embedding request, OpenAI's limit
 MAX_MESSAGES = 10_000
 MAX_STOPS, MAX_STOP_CHARS = 16, 256
 MAX_BIASES = 1024
+MAX_PROMPT_LOGPROBS = 2**20  # of all prompts' tokens and their alternatives: each is some 250 bytes until it is sent
 MAX_TEMPERATURE = 2.0  # OpenAI's limit, as those of penalties and biases
 MAX_PENALTY = 2.0
 MAX_BIAS = 100.0

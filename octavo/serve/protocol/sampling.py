@@ -53,7 +53,7 @@ class SamplingFields(Strict):
     structured_outputs: dict[str, Any] | None = None
     guided_json: dict[str, Any] | bool | str | None = None
     guided_regex: str | None = None
-    guided_choice: list[str] | None = None
+    guided_choice: Annotated[list[str], Field(fail_fast=True)] | None = None
 
     @field_validator("stop", mode="before", json_schema_input_type=StopString | list[StopString] | None)
     @classmethod
@@ -62,6 +62,8 @@ class SamplingFields(Strict):
             return () if stop is None else (stop,)
         if not isinstance(stop, list):
             raise PydanticCustomError("stop", "expected a string or a list of strings")
+        if len(stop) > MAX_STOPS:  # looked at before its items are
+            raise PydanticCustomError("stop", f"more than {MAX_STOPS} strings")
         return tuple(stop)
 
     @field_validator("logit_bias", mode="before")
@@ -102,6 +104,8 @@ class SamplingFields(Strict):
         if asked:
             name = asked[0].removeprefix("guided_")
             raise ApiError(400, f"structured_outputs.{name[:60]} is not supported: use json, regex or choice")
+        if sum(value is not None for value in (json_schema, regex, choice)) > 1:
+            raise ApiError(400, "json, regex and choice exclude each other: give one", param="structured_outputs")
         if json_schema is not None:
             text = json_schema if isinstance(json_schema, str) else json.dumps(json_schema)
             return Grammar("json_schema", text)

@@ -2,12 +2,14 @@
 
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, SkipValidation, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from octavo.serve.errors import ApiError
 from octavo.serve.protocol.chat import ChatMessage
 from octavo.serve.protocol.limits import MAX_MESSAGES
 from octavo.serve.protocol.strict import Strict
+from octavo.serve.protocol.texts import are_ids
 
 
 class TokenizeRequest(Strict):
@@ -31,4 +33,11 @@ class DetokenizeRequest(Strict):
     """Token ids to be written out."""
 
     model: str | None = None
-    tokens: list[Annotated[int, Field(ge=0, lt=2**31)]]
+    tokens: Annotated[list[int], SkipValidation]
+
+    @field_validator("tokens", mode="before", json_schema_input_type=list[int])
+    @classmethod
+    def _ids(cls, given: Any) -> Any:
+        if given != [] and not are_ids(given):
+            raise PydanticCustomError("tokens", "expected a list of token ids")
+        return given
