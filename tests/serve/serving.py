@@ -1,7 +1,7 @@
 """Servers for the tests: a tiny random model behind a real socket, and an engine that does as the test says."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -115,11 +115,12 @@ def says(*texts: str) -> list[Piece]:
 
 
 @contextmanager
-def serving(engine: Engine | Puppet, **options: Any) -> Iterator[str]:
-    """Address of a server on a free port, in a thread."""
+def serving(engine: Engine | Puppet | Mapping[str, Engine | Puppet], **options: Any) -> Iterator[str]:
+    """Address of a server on a free port, in a thread: of one model, or several by their names."""
+    engines: Any = engine if isinstance(engine, Mapping) else {MODEL: engine}
     ready = threading.Event()
     with listen("127.0.0.1", 0) as listener:
-        server = Server(create_app({MODEL: engine}, ServeOptions(**options)), listener, lambda _: ready.set())
+        server = Server(create_app(engines, ServeOptions(**options)), listener, lambda _: ready.set())
         thread = threading.Thread(target=server.run, name="test-server")
         thread.start()
         try:
