@@ -1,0 +1,107 @@
+"""Schemathesis: every operation of the served OpenAPI document, with bodies that fit it and bodies that do not.
+
+`python schemathesis_client.py URL EXAMPLES`: whatever is sent, the answer is there within SECONDS, is none of the
+server's failures, tells errors in OpenAI's envelope, and the next chat is answered.
+"""
+
+import collections
+import json
+import sys
+import time
+import traceback
+from importlib.metadata import version
+from typing import Any
+
+import requests
+import schemathesis
+from cases import MODEL, QUESTION, URL
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import Case, GenerationMode
+
+EXAMPLES = int(sys.argv[2])
+SECONDS = 5.0
+seen: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+session = requests.Session()
+
+
+def document() -> Any:
+    """What the server serves, with the name of a model that it has: another one would only ever find 404."""
+    found = session.get(f"{URL}/openapi.json", timeout=SECONDS).json()
+    for schema in found["components"]["schemas"].values():
+        if "model" in schema.get("properties", {}):
+            schema["properties"]["model"] = {"enum": [MODEL]}
+    return found
+
+
+def check(case: Case, kind: str) -> None:
+    began = time.monotonic()
+    answer = case.call(base_url=URL, session=session, timeout=SECONDS)
+    took = time.monotonic() - began
+    seen[f"{case.method} {case.path}"][f"{kind} {answer.status_code}"] += 1
+    command = case.as_curl_command()[:2000]
+    assert took < SECONDS, f"answered after {took:.1f} s: {command}"
+    assert answer.status_code < 500, f"{answer.status_code} {answer.text[:300]}: {command}"
+    text = answer.text if case.method != "HEAD" else ""
+    if answer.status_code >= 400 and text:
+        check_envelope(json.loads(text), command)
+    for line in text.splitlines() if text.startswith("data: ") else ():
+        said = json.loads(line[6:]) if line.startswith("data: {") else {}
+        assert "error" not in said, f"{line[:300]}: {command}"
+    canary(command)
+
+
+def check_envelope(body: Any, command: str) -> None:
+    assert set(body) == {"error"} and set(body["error"]) == {"message", "type", "param", "code"}, f"{body}: {command}"
+    error = body["error"]
+    assert error["message"] and isinstance(error["message"], str) and len(error["message"]) < 2000, command
+    assert isinstance(error["type"], str), command
+    assert all(error[name] is None or isinstance(error[name], str) for name in ("param", "code")), command
+
+
+def canary(command: str) -> None:
+    body = {"model": MODEL, "messages": QUESTION, "max_tokens": 1, "temperature": 0}
+    answer = session.post(f"{URL}/v1/chat/completions", json=body, timeout=SECONDS)
+    assert answer.status_code == 200 and answer.json()["usage"]["completion_tokens"] == 1, f"no chat after {command}"
+
+
+def fuzz(operation: Any, mode: GenerationMode) -> None:
+    """Values at the borders of each field first, then random ones."""
+    borders = operation.schema.iter_coverage_cases(
+        operation, generation_modes=[mode], generation_config=operation.schema.config.generation_for()
+    )
+    for case in borders:
+        check(case, mode.value)
+
+    @settings(
+        max_examples=EXAMPLES, deadline=None, database=None, derandomize=True,
+        suppress_health_check=list(HealthCheck), phases=[Phase.generate],
+    )  # fmt: skip
+    @given(operation.as_strategy(generation_mode=mode))
+    def one(case: Case) -> None:
+        check(case, mode.value)
+
+    one()
+
+
+def main() -> None:
+    """Print what was found, as the other scripts do."""
+    passed, failed = [], {}
+    for found in schemathesis.openapi.from_dict(document()).get_all_operations():
+        operation = found.ok()
+        for mode in GenerationMode:
+            name = f"{operation.label} {mode.value}"
+            if mode is GenerationMode.NEGATIVE and operation.label.endswith(("/v1/models", "/health")):
+                continue  # they take nothing that could be wrong
+            try:
+                fuzz(operation, mode)
+            except Exception:  # noqa: BLE001 (the next operation is to be tried all the same)
+                failed[name] = traceback.format_exc()[-3000:]
+            else:
+                passed.append(name)
+    versions = {"schemathesis": version("schemathesis")}
+    print(json.dumps({"versions": versions, "passed": passed, "failed": failed, "seen": seen}))
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
