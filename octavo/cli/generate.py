@@ -1,10 +1,12 @@
 """octavo generate: complete a prompt in the terminal."""
 
 import sys
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
 
+from octavo.cli.remote import ApiKey, ModelOrUrl, Remote, Served, check_options, is_url
 from octavo.cli.terminal import (
     Choice,
     Device,
@@ -13,7 +15,6 @@ from octavo.cli.terminal import (
     JsonSchema,
     MaxNewTokens,
     MinP,
-    Model,
     PresencePenalty,
     Quant,
     Regex,
@@ -30,7 +31,7 @@ from octavo.config import SamplingParams
 
 
 def run(
-    model: Model,
+    model: ModelOrUrl,
     prompt: Annotated[str, typer.Argument(help="The text to complete; with --chat, a user's message.")],
     chat: Annotated[bool, typer.Option("--chat", help="Apply the model's chat template.")] = False,
     max_new_tokens: MaxNewTokens = 256,
@@ -49,8 +50,12 @@ def run(
     quant: Quant = None,
     device: Device = "cpu",
     dtype: Dtype = None,
+    api_key: ApiKey = None,
+    served: Served = None,
 ) -> None:
     """Complete the raw PROMPT with MODEL and print the completion.
+
+    MODEL may be the URL of a server with the OpenAI API, such as http://127.0.0.1:8000.
 
     Example: octavo generate ./SmolLM2-8x135M-Instruct "The capital of France is" --max-new-tokens 8
     """
@@ -67,13 +72,25 @@ def run(
         stop=tuple(stop or ()),
         grammar=parse_grammar(json_schema, regex, choice),
     )
+    local = {"--quant": quant, "--dtype": dtype, "--device": None if device == "cpu" else device}
+    check_options(model, local, {"--api-key": api_key, "--model": served})
+    if is_url(model):
+        with Remote(model, api_key, served) as remote:
+            asked = [{"role": "user", "content": prompt}]
+            show(remote.chat(asked, params) if chat else remote.complete(prompt, params))
+        return
     opened = load_model(model, quant, device, dtype)
     from octavo.engine.engine import Engine
     from octavo.engine.prompts import Prompt
 
     request: Prompt = [{"role": "user", "content": prompt}] if chat else prompt
     with Engine.for_one(opened, request, params) as engine:
-        for piece in engine.stream(request, params):
-            sys.stdout.write(piece.text)
-            sys.stdout.flush()
+        show(piece.text for piece in engine.stream(request, params))
+
+
+def show(texts: Iterator[str]) -> None:
+    """Print an answer as it comes."""
+    for text in texts:
+        sys.stdout.write(text)
+        sys.stdout.flush()
     sys.stdout.write("\n")

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from octavo.cli.serve import Host, Port, serve_model
+from octavo.cli.serve import Host, Port, serve_models
 from octavo.cli.terminal import Device, Dtype, Quant, load_model, parse_quant, say
 from octavo.progress import progress_bar
 
@@ -40,6 +40,6 @@ def run(
             check_answer(parent, folder, from_, say, progress)
     with Engine(load_model(str(folder), quant, device, dtype)) as engine:
         if listener is not None:
-            serve_model(engine, folder.name, listener)
+            serve_models({folder.name: engine}, [folder.name], listener)
         elif once is not None:
             print(answer(engine, once))

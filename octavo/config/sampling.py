@@ -17,18 +17,19 @@ _FINITE = 1e6  # what a logit bias or a penalty may be at most: far beyond any u
 
 @dataclass(frozen=True)
 class Grammar:
-    """What an answer must look like: a JSON schema, a regular expression, or one of several texts.
+    """What an answer must look like: a JSON schema, a regular expression, one of several texts, or a grammar.
 
-    text: the schema as JSON, or the expression; choices: the texts, for kind "choice" only.
+    text: the schema as JSON, the expression, or the grammar in llguidance's variant of Lark's language; choices: the
+    texts, for kind "choice" only.
     """
 
-    kind: Literal["json_schema", "regex", "choice"]
+    kind: Literal["json_schema", "regex", "choice", "lark"]
     text: str = ""
     choices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.kind not in ("json_schema", "regex", "choice"):
-            raise UsageError(f"the grammar's kind is {self.kind!r}: choose json_schema, regex or choice")
+        if self.kind not in ("json_schema", "regex", "choice", "lark"):
+            raise UsageError(f"the grammar's kind is {self.kind!r}: choose json_schema, regex, choice or lark")
         if not isinstance(self.text, str):
             raise UsageError(f"the grammar's text is {self.text!r:.80}: it must be a string (json.dumps of a schema)")
         if not _are_texts(self.choices):
@@ -50,6 +51,7 @@ class SamplingParams:
     logprobs, prompt_logprobs: how many alternatives are reported beside each token of the answer or the prompt, None
     for no log probabilities at all; they are the model's own, before any of the above.
     n: answers to the same prompt; the seed of answer i follows from `seed` and i.
+    skip_special_tokens: whether special tokens have no text in the answer; those that end it never have any.
     """
 
     max_new_tokens: int = 256
@@ -67,6 +69,7 @@ class SamplingParams:
     prompt_logprobs: int | None = None
     stop: tuple[str, ...] = field(default=())
     ignore_eos: bool = False
+    skip_special_tokens: bool = True
     grammar: Grammar | None = None
 
     def __post_init__(self) -> None:

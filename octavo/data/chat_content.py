@@ -75,16 +75,29 @@ class ContentForms:
 def _dressed(
     messages: Sequence[Mapping[str, Any]], texts: list[list[str]], plan: tuple[Form, Form]
 ) -> list[dict[str, Any]]:
-    """The messages with these texts, in the plan's forms."""
+    """The messages with these texts, in the plan's forms; parts with more in them than text stay parts."""
     fitted = []
     for message, own in zip(messages, texts, strict=True):
         form = plan[0] if message.get("role") == "system" else plan[1]
+        if _has_more(message.get("content")):
+            parts = zip(message["content"], own, strict=True)
+            fitted.append({**message, "content": [{**part, "text": text} for part, text in parts]})
+            continue
         if form == "as given":
             form = "string" if isinstance(message.get("content"), str) else "as given"
-        parts = own if form == "as given" else ["\n".join(own)]
-        content = parts[0] if form == "string" else [{"type": "text", "text": text} for text in parts]
+        texts_of = own if form == "as given" else ["\n".join(own)]
+        content = texts_of[0] if form == "string" else [{"type": "text", "text": text} for text in texts_of]
         fitted.append({**message, "content": content} if own else dict(message))
     return fitted
+
+
+def _has_more(content: Any) -> bool:
+    """Whether it is a list of text parts that have more in them than text, such as the name of a function."""
+    return (
+        isinstance(content, list)
+        and bool(text_parts(content))
+        and any(part.keys() - {"type", "text"} for part in content)
+    )
 
 
 def _shown(written: str) -> set[str]:

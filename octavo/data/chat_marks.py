@@ -1,8 +1,9 @@
 """Where in a chat's tokens an engine should keep what cannot be rolled back: the states of recurrent layers.
 
-Conversations part after the system prompt and the tools (another user's question), and after each user's message
-(another answer, or the next turn). Both places are found in the text that the template has written and carried over to
-the tokens by their offsets: one rendering, one tokenisation. They are hints: a place that is not found is left out.
+Conversations part after the system prompt and the tools (another user's question), and after each message that the
+model answers: a user's, or what a function returned (another answer, or the next turn). Both places are found in the
+text that the template has written and carried over to the tokens by their offsets: one rendering, one tokenisation.
+They are hints: a place that is not found is left out.
 """
 
 from bisect import bisect_right
@@ -14,6 +15,7 @@ from typing import Any
 from octavo.data.chat_content import text_parts
 
 _SYSTEM = ("system", "developer")
+_ANSWERED = ("user", "tool", "function")
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class EncodedChat:
 
 def mark_places(text: str, messages: Sequence[Mapping[str, Any]]) -> Iterator[int]:
     """Lengths of beginnings of `text`, which a template wrote of `messages`: to the first content that is no system
-    prompt, and to the end of each user's content.
+    prompt, and to the end of each content that the model answers.
 
     Contents are searched for in their order. A short one may be found in the template's own words before it ("user" in
     ChatML), never behind its place. One that the template has left out or changed, but for white space around it, gives
@@ -42,7 +44,7 @@ def mark_places(text: str, messages: Sequence[Mapping[str, Any]]) -> Iterator[in
                 yield len(text[: place[0]].rstrip())
         if place is not None:
             at = place[1]
-            if message.get("role") == "user":
+            if message.get("role") in _ANSWERED:
                 yield at
 
 

@@ -23,6 +23,10 @@ _WORKER = Path(__file__).with_name("template_worker.py")
 _MAX_REASON_CHARS = 500
 
 
+class RefusedError(UserError):
+    """The template itself refused the messages, by `raise_exception`."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """What one rendering may take. `start_seconds` is the time to start the worker's Python, counted apart."""
@@ -63,8 +67,8 @@ class ChatTemplate:
         """Write `messages` as the model expects to read them, ready for the answer if `add_generation_prompt`.
 
         The contents of messages (a string, or a list of parts) and `tools` reach the template as they are; so do
-        `variables`, which win over special tokens. All must be JSON values. Raises UserError if the template fails,
-        goes over its limits or refuses the messages.
+        `variables`, which win over special tokens. All must be JSON values. Raises UserError if the template fails or
+        goes over its limits, RefusedError if it refuses the messages.
         """
         if not all(isinstance(message, Mapping) for message in messages):
             raise UserError("chat messages must be objects with a role and a content")
@@ -83,7 +87,8 @@ class ChatTemplate:
         with self._turn:
             answer = self._ask(request)
         if "error" in answer:
-            raise UserError(f"chat template {_one_line(answer['error'])}")
+            kind = RefusedError if "refused" in answer else UserError
+            raise kind(f"chat template {_one_line(answer['error'])}")
         return answer["text"]
 
     def _ask(self, request: str) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """The process in which chat templates render. Run as a script; never imported, and imports nothing of octavo.
 
 jinja2's sandbox keeps a template from Python's internals, but not from taking all the time and memory there is. One
-JSON object a line: {"source", "variables"} in, {"text"} or {"error"} out; an empty line gets {}. The parent
+JSON object a line: {"source", "variables"} in, {"text"} or {"error"} out (with "refused" where the template refused the
+messages); an empty line gets {}. The parent
 (`chat_template.py`) kills this process when an answer is late.
 """
 
@@ -65,7 +66,7 @@ def answer(jinja: ImmutableSandboxedEnvironment, request: dict[str, Any], output
     try:
         text = jinja.from_string(request["source"]).render(request["variables"])
     except RefusalError as error:
-        return {"error": f"refused the messages: {error}"}
+        return {"error": f"refused the messages: {error}", "refused": "yes"}
     except TemplateSyntaxError as error:
         return {"error": f"has a syntax error in line {error.lineno}: {error.message}"}
     except SecurityError as error:

@@ -19,8 +19,10 @@ from tokenizers import Tokenizer as Backend
 
 from octavo.config import ModelConfig
 from octavo.data.chat_content import ContentForms
+from octavo.data.chat_folding import Folding
 from octavo.data.chat_marks import EncodedChat, mark_places, marks_at
 from octavo.data.chat_template import ChatTemplate
+from octavo.data.tool_formats import ToolStyle, style_of
 from octavo.errors import UserError
 
 TOKENIZER, TOKENIZER_CONFIG, TOKENS_MAP = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
@@ -58,6 +60,7 @@ class Tokenizer:
         self.special_ids: frozenset[int] = frozenset(index for index, token in added.items() if token.special)
         self._alone: dict[tuple[int, bool], str] = {}  # texts of single ids
         self._whole = {skip: _WholeTexts(self, skip) for skip in (True, False)}
+        self._folding = Folding()
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
 
     @classmethod
@@ -89,6 +92,11 @@ class Tokenizer:
     def chat_template(self) -> ChatTemplate | None:
         """The model's chat template, if it has one; compiled on first use. Raises UserError if it is not valid."""
         return None if self._template is None else ChatTemplate(self._template, self.special_tokens)
+
+    @cached_property
+    def tool_style(self) -> ToolStyle:
+        """How the model writes calls of functions, found by its template on first use."""
+        return style_of(self.chat_template)
 
     @cached_property
     def _contents(self) -> ContentForms | None:
@@ -142,7 +150,8 @@ class Tokenizer:
     ) -> str:
         """`messages` as text, by the model's chat template. Raises UserError if it has none, or the template fails.
 
-        Contents may be strings or lists of text parts, whichever of the two the template reads.
+        Contents may be strings or lists of text parts, whichever of the two the template reads. A template that
+        refuses the order of the turns, or a system prompt, gets the messages folded (`chat_folding.py`).
         """
         if self.chat_template is None or self._contents is None:
             raise UserError(
@@ -150,8 +159,12 @@ class Tokenizer:
             )
         if not all(isinstance(message, Mapping) for message in messages):
             raise UserError("chat messages must be objects with a role and a content")
-        fitted = self._contents.fit(messages)
-        return self.chat_template.render(fitted, add_generation_prompt=add_generation_prompt, tools=tools)
+        template, contents = self.chat_template, self._contents
+
+        def write(turns: Sequence[Mapping[str, Any]]) -> str:
+            return template.render(contents.fit(turns), add_generation_prompt=add_generation_prompt, tools=tools)
+
+        return self._folding.write(messages, write)
 
     def encode_chat(
         self,
@@ -176,6 +189,11 @@ class Tokenizer:
         text = self.apply_chat(messages, add_generation_prompt=add_generation_prompt, tools=tools)
         encoding = self._encode(text, add_special_tokens=False)
         return EncodedChat(list(encoding.ids), marks_at(list(mark_places(text, messages)), encoding.offsets))
+
+    def special_id(self, text: str) -> int | None:
+        """The id of the special token with this text, if there is one."""
+        index = self._backend.token_to_id(text)
+        return index if index in self.special_ids else None
 
     def _token_id(self, name: str) -> int | None:
         text = self.special_tokens.get(name)

@@ -76,9 +76,10 @@ class Answer:
         drop the space before a first word. speculate: most tokens guessed ahead."""
         self.sequence, self.emit = sequence, emit
         self._params, self._sampler, self._matcher, self._index = params, sampler, matcher, index
-        self._text = tokenizer.stream(context=sequence.ids if continues else ())
+        self._text = tokenizer.stream(params.skip_special_tokens, sequence.ids if continues else ())
         self._stops = StopStrings(params.stop)
         self._ends = frozenset() if params.ignore_eos else tokenizer.eos_ids
+        self._unseen = self._ends | (tokenizer.eos_ids & tokenizer.special_ids)
         self._prompt_logprobs: list[TokenLogprob] = []
         self._lookup = Lookup(speculate) if speculate else None
 
@@ -136,7 +137,7 @@ class Answer:
 
     def _as_text(self, token: int, ended: bool, last: bool) -> tuple[str, FinishReason | None]:
         """The text that is certain now, and why the answer ends here, if it does."""
-        shown, stopped = self._stops.put("" if token in self._ends else self._text.put(token))
+        shown, stopped = self._stops.put("" if token in self._unseen else self._text.put(token))
         if stopped:
             return shown, "stop"
         if not (ended or last):

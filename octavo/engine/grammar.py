@@ -1,4 +1,4 @@
-"""Structured output: which tokens may come next in an answer that must match a JSON schema, an expression or a choice.
+"""Structured output: which tokens may come next in an answer that must match a schema, an expression or a grammar.
 
 `Grammars` belongs to a loaded model, a `Matcher` to one answer; llguidance does the matching (an Earley parser over a
 lexer of regular-expression derivatives, so nothing ever backtracks).
@@ -40,7 +40,7 @@ STEP_BYTES = 4 * 2**10  # what a grammar is taken to grow by with every mask (it
 LIMITS: dict[str, Any] = {"max_lexer_states": 50_000, "verbose_errors": False}
 # Any whitespace would do, but a model that writes spaces must be made to stop.
 JSON_OPTIONS = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,64}"}
-_NAMES = {"json_schema": "JSON schema", "regex": "regular expression", "choice": "choice"}
+_NAMES = {"json_schema": "JSON schema", "regex": "regular expression", "choice": "choice", "lark": "grammar"}
 
 
 @dataclass
@@ -262,6 +262,8 @@ def _source(grammar: Grammar) -> str:
         return json.dumps({"grammars": [{"json_schema": {**_schema(text), "x-guidance": JSON_OPTIONS}}]})
     import llguidance
 
+    if grammar.kind == "lark":
+        return llguidance.LLMatcher.grammar_from_lark(text)
     if grammar.kind == "choice":
         text = "|".join(re.sub(r"[!-/:;=?@\[-`{-~]", r"\\\g<0>", choice) for choice in grammar.choices)
     return llguidance.LLMatcher.grammar_from_regex(text)
@@ -277,12 +279,17 @@ def _schema(text: str) -> dict[str, Any]:
         return {}
     if not isinstance(schema, dict):
         raise UserError(f"JSON schema is {text!r:.80}: it must be an object; {{}} allows any JSON")
+    check_depth(schema, "JSON schema")
+    return schema
+
+
+def check_depth(schema: dict[str, Any], place: str) -> None:
+    """Raise UserError, beginning with `place`, where a schema is nested deeper than MAX_DEPTH."""
     level: list[Any] = [schema]
     depth = 0
     while level:
         depth += 1
         if depth > MAX_DEPTH:
-            raise UserError(f"JSON schema is nested deeper than the limit of {MAX_DEPTH}; use $defs and $ref")
+            raise UserError(f"{place} is nested deeper than the limit of {MAX_DEPTH}; use $defs and $ref")
         inside = [child for node in level for child in (node.values() if isinstance(node, dict) else node)]
         level = [child for child in inside if isinstance(child, (dict, list))]
-    return schema

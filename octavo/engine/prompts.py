@@ -6,6 +6,7 @@ from numbers import Integral
 from typing import Any
 
 from octavo.data.tokenizer import Tokenizer
+from octavo.data.tool_messages import tool_prompt
 from octavo.errors import UserError
 
 
@@ -20,7 +21,19 @@ class Encoded:
 
 
 Message = Mapping[str, Any]
-Prompt = str | Sequence[Message] | Sequence[int] | Encoded  # raw text, a chat, token ids, or what `encode` made of one
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A conversation in OpenAI's form, which may have calls of functions and their results in it, and the functions
+    that may be called now (`tool_specs.py`)."""
+
+    messages: Sequence[Message]
+    tools: Sequence[Any] | None = None
+
+
+# raw text, a chat, token ids, or what `encode` made of one
+Prompt = str | Sequence[Message] | Chat | Sequence[int] | Encoded
 
 
 def encode(tokenizer: Tokenizer, prompt: Prompt) -> Encoded:
@@ -30,18 +43,22 @@ def encode(tokenizer: Tokenizer, prompt: Prompt) -> Encoded:
     """
     if isinstance(prompt, Encoded):
         return prompt
+    if isinstance(prompt, Chat):
+        messages, tools = tool_prompt(tokenizer, prompt.messages, prompt.tools)
+        chat = tokenizer.encode_marked(messages, tools=tools)
+        return Encoded(tuple(chat.ids), chat.marks)
     if isinstance(prompt, str):
         return Encoded(tuple(tokenizer.encode(prompt)), continues=True)
     if isinstance(prompt, bytes | bytearray):
         raise UserError("a prompt is bytes: decode it to text first")
     ids = [int(item) for item in prompt if isinstance(item, Integral)]
-    messages = [item for item in prompt if isinstance(item, Mapping)]
+    turns = [item for item in prompt if isinstance(item, Mapping)]
     if len(ids) == len(prompt):
         return Encoded(tuple(ids))
-    if len(messages) < len(prompt):
+    if len(turns) < len(prompt):
         raise UserError("a prompt must be text, a list of messages with role and content, or a list of token ids")
-    chat = tokenizer.encode_marked(messages)
-    return Encoded(tuple(chat.ids), tuple(chat.marks))
+    chat = tokenizer.encode_marked(turns)
+    return Encoded(tuple(chat.ids), chat.marks)
 
 
 def encode_pair(tokenizer: Tokenizer, context: Prompt, continuation: Prompt) -> tuple[list[int], list[int]]:

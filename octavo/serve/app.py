@@ -12,14 +12,15 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
-from octavo.engine.core import Closed
 from octavo.engine.engine import Engine
 from octavo.errors import UserError
 from octavo.serve.answers import EventStream, events, while_connected, whole
 from octavo.serve.errors import ApiError, Json, as_api_error
+from octavo.serve.gates import add_gates
 from octavo.serve.generation import Generation, read_chat, read_completion
-from octavo.serve.guard import SECURITY_HEADERS, Guard
+from octavo.serve.guard import SECURITY_HEADERS
 from octavo.serve.jobs import Jobs
+from octavo.serve.metrics import Metrics
 from octavo.serve.models import Models
 from octavo.serve.openapi import add_document
 from octavo.serve.options import ServeOptions
@@ -29,12 +30,13 @@ from octavo.serve.reading import detokenize, read_embedding, tokenize
 
 def create_app(engines: Mapping[str, Engine], options: ServeOptions | None = None) -> FastAPI:
     """The application that serves models by their names."""
-    api = _Api(Models(engines), options or ServeOptions())
+    options = options or ServeOptions()
 
     # FastAPI's own documentation pages load their scripts from a CDN.
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    metrics = add_gates(app, engines, options)
+    api = _Api(Models(engines), options, metrics)
     app.state.jobs = api.jobs
-    app.add_middleware(Guard)
     writes: dict[str, Callable[..., object]] = {
         "/v1/chat/completions": api.chat,
         "/v1/completions": api.complete,
@@ -45,7 +47,6 @@ def create_app(engines: Mapping[str, Engine], options: ServeOptions | None = Non
     reads: dict[str, Callable[..., object]] = {
         "/v1/models": api.list_models,
         "/v1/models/{name:path}": api.model,
-        "/health": api.health,
     }
     for path, answer in writes.items():
         app.add_api_route(path, answer, methods=["POST"], response_model=None)
@@ -62,14 +63,9 @@ def create_app(engines: Mapping[str, Engine], options: ServeOptions | None = Non
 class _Api:
     """The routes. What can be wrong with a request is found in a thread: it may take long."""
 
-    def __init__(self, models: Models, options: ServeOptions) -> None:
-        self._models, self._options = models, options
+    def __init__(self, models: Models, options: ServeOptions, metrics: Metrics) -> None:
+        self._models, self._options, self._metrics = models, options, metrics
         self.jobs = Jobs(models.engines.values())
-
-    async def health(self) -> Json:
-        if any(engine.closed for engine in self._models.engines.values()):
-            raise Closed("the engine broke down")
-        return {"status": "ok"}
 
     async def list_models(self) -> Json:
         return self._models.cards()
@@ -92,10 +88,11 @@ class _Api:
 
             def begin() -> Generation:
                 generation = read(body)
-                job.begin(generation.start(tenant=""))
+                job.begin(generation.start(request.state.tenant))
                 return generation
 
             generation = await asyncio.to_thread(begin)
+            job.watch = self._metrics.begin(generation.model, job.tickets, request.state.began)
             reply, asked = generation.reply, generation.asked
             if asked.stream:
                 return EventStream(events(job, reply, asked, self._options.keep_alive), held.pop_all())
@@ -107,7 +104,7 @@ class _Api:
         with contextlib.ExitStack() as held:
             job = self.jobs.job()
             held.callback(job.cancel)
-            await asyncio.to_thread(job.begin, embedding.start(tenant=""))
+            await asyncio.to_thread(job.begin, embedding.start(request.state.tenant))
             return JSONResponse(await while_connected(request, embedding.whole(job)))
 
     async def tokenize(self, request: Request) -> Json:
@@ -117,27 +114,34 @@ class _Api:
         return await asyncio.to_thread(detokenize, self._models, await self._body(request))
 
     async def _body(self, request: Request) -> bytes:
-        return await read_body(request, self._options.max_body_bytes)
+        return await read_body(request, self._options.max_body_bytes, self._options.body_seconds)
 
 
-async def read_body(request: Request, most: int) -> bytes:
-    """A request's body. Raises ApiError 413 as soon as it is known to be longer than `most` bytes."""
+async def read_body(request: Request, most: int, seconds: float) -> bytes:
+    """A request's body. Raises ApiError 413 as soon as it is known to be longer than `most` bytes, 408 when it is not
+    there after `seconds`."""
     too_long = ApiError(413, f"the body is longer than {most} bytes", code="request_too_large")
     length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > most:
+    if length.isdecimal() and int(length[:20]) > most:
         raise too_long
     body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > most:  # a body in chunks does not say its length
-            raise too_long
+    try:
+        async with asyncio.timeout(seconds):
+            async for part in request.stream():
+                body += part
+                if len(body) > most:  # a body in chunks does not say its length
+                    raise too_long
+    except TimeoutError:
+        message = f"the body did not come within {seconds:g} seconds"
+        raise ApiError(408, message, code="request_timeout", headers={"Connection": "close"}) from None
     return bytes(body)
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:
     found = as_api_error(error)
     # the answer to an unexpected error bypasses the middleware
-    return JSONResponse(found.body, found.status, headers=SECURITY_HEADERS | found.headers)
+    headers = SECURITY_HEADERS | found.headers | {"x-request-id": request.state.request_id}
+    return JSONResponse(found.body, found.status, headers=headers)
 
 
 async def _answer_nobody(request: Request, error: Exception) -> Response:

@@ -5,7 +5,6 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 
-from octavo.engine.core import Busy, Closed
 from octavo.errors import UserError
 
 Json = dict[str, Any]
@@ -31,6 +30,8 @@ class ApiError(Exception):
 
 def as_api_error(error: Exception) -> ApiError:
     """What the client is told; nothing about the inside of the server."""
+    from octavo.engine.core import Busy, Closed  # not above: /health is answered before numpy is imported
+
     if isinstance(error, ApiError):
         return error
     if isinstance(error, Busy):

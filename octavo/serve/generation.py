@@ -2,11 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from octavo.config import SamplingParams
+from octavo.data.tool_parser import ToolParser
+from octavo.data.tool_specs import Tool
 from octavo.engine.engine import Engine
 from octavo.engine.prompts import Encoded
+from octavo.engine.tool_grammar import tool_grammar
 from octavo.serve.answers import Asked
+from octavo.serve.errors import ApiError
 from octavo.serve.jobs import Start
 from octavo.serve.models import Models
 from octavo.serve.protocol.chat import ChatRequest
@@ -18,6 +23,7 @@ from octavo.serve.replies import ChatReply, CompletionReply, Echo, Reply
 class Generation:
     """A request that was found good: what the engine is to do, and how its answers are shown."""
 
+    model: str
     engine: Engine
     prompts: Sequence[Encoded]
     params: Sequence[SamplingParams]
@@ -33,13 +39,33 @@ def read_chat(models: Models, body: bytes, default_max_tokens: int) -> Generatio
     """A chat. Raises ApiError or UserError for everything that can be wrong with it; takes long for long ones."""
     chat = ChatRequest.parse(body)
     engine = models.engine(chat.model)
-    prompt = engine.encode(chat.prompt())
+    tools = chat.offered()
+    prompt = engine.encode(chat.prompt(tools))
     room = engine.context - len(prompt.ids)
-    params = chat.params(max(1, min(default_max_tokens, room)))
+    params = chat.params(max(1, min(default_max_tokens, room)), **_calling(engine, chat, tools))
     engine.check_fits(len(prompt.ids), params)
-    reply = ChatReply(chat.model, chat.choices, models.texts(chat.model) if chat.logprobs else None)
+    parsers = [_parser(engine, tools) for _ in range(chat.choices)] if tools else ()
+    reply = ChatReply(chat.model, chat.choices, models.texts(chat.model) if chat.logprobs else None, parsers)
     asked = Asked(chat.choices, len(prompt.ids), bool(chat.stream), chat.wants_usage)
-    return Generation(engine, [prompt], [params], reply, asked)
+    return Generation(chat.model, engine, [prompt], [params], reply, asked)
+
+
+def _calling(engine: Engine, chat: ChatRequest, tools: Sequence[Tool]) -> dict[str, Any]:
+    """Fields of SamplingParams by which the model can call functions, and calls only what there is."""
+    if not tools:
+        tool_grammar(engine.tokenizer, (), chat.tool_choice)  # which may insist on a call
+        return {}
+    choice, parallel = chat.tool_choice, chat.parallel_tool_calls is not False
+    forced, grammar = tool_grammar(engine.tokenizer, tools, choice, parallel), chat.grammar()
+    if grammar and choice in (None, "auto"):
+        message = "an answer in this format leaves no room for calls: set tool_choice to none or required"
+        raise ApiError(400, message, param="response_format", code="invalid_value")
+    marker = engine.tokenizer.tool_style.format.marker
+    return {"grammar": forced or grammar, "skip_special_tokens": engine.tokenizer.special_id(marker) is None}
+
+
+def _parser(engine: Engine, tools: Sequence[Tool]) -> ToolParser:
+    return ToolParser(engine.tokenizer.tool_style.format, {tool.name for tool in tools})
 
 
 def read_completion(models: Models, body: bytes) -> Generation:
@@ -62,4 +88,4 @@ def read_completion(models: Models, body: bytes) -> Generation:
     reply = CompletionReply(wanted.model, wanted.choices, len(prompts), texts, echoes, silent)
     counts = len(prompts) * wanted.choices, sum(len(prompt.ids) for prompt in prompts)
     asked = Asked(*counts, bool(wanted.stream), wanted.wants_usage, shows_tokens=not silent)
-    return Generation(engine, prompts, params, reply, asked)
+    return Generation(wanted.model, engine, prompts, params, reply, asked)

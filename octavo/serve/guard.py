@@ -1,17 +1,23 @@
-"""Keeps other people's web pages away from a server that has no keys: it answers only callers of this machine.
+"""Who may come in: with API keys those that have one, without keys callers of this machine.
 
-Listening on 127.0.0.1 is not enough. A web page can send a request to any address (so a foreign Origin is refused),
-and can make its own name point to 127.0.0.1 after it was loaded (so a Host that is not this machine is refused).
+Every path is closed but a short public list, so that a route that somebody adds is closed too.
+
+Without keys, listening on 127.0.0.1 is not enough. A web page can send a request to any address (so a foreign Origin is
+refused), and can make its own name point to 127.0.0.1 after it was loaded (so a Host that is not this machine is
+refused). With keys neither tells anything: a page does not have the key, and no browser lets it send an Authorization
+header elsewhere without a leave that this server never gives (CORS is off). So Host may be what a proxy makes of it.
 """
 
 import ipaddress
 import re
+from collections.abc import Collection
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from octavo.serve.errors import ApiError
+from octavo.serve.keys import Keys
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -19,17 +25,22 @@ SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
+PROBES = ("/health", "/ready")  # for whoever watches over the process, who has no key
 _HOST = re.compile(r"(?P<name>[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 
 
 class Guard:
-    """ASGI middleware: checks Host and Origin, adds the security headers to every answer."""
+    """ASGI middleware: checks keys, or Host and Origin; adds the security headers to every answer.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    A request that comes in has state["tenant"]: whose it is, for the prefix cache.
+    """
+
+    def __init__(self, app: ASGIApp, keys: Keys | None = None, public: Collection[str] = PROBES) -> None:
+        """public: paths that need no key, exactly as routes are matched."""
+        self._app, self._keys, self._public = app, keys or Keys(), frozenset(public)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse with 403 or pass on."""
+        """Refuse with 401 or 403, or pass on."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -42,11 +53,19 @@ class Guard:
             await send(message)
 
         try:
-            check_caller(scope["method"], Headers(scope=scope))
+            scope.setdefault("state", {})["tenant"] = self._check(scope)
         except ApiError as error:
-            await JSONResponse(error.body, error.status)(scope, receive, send_guarded)
+            await JSONResponse(error.body, error.status, error.headers)(scope, receive, send_guarded)
         else:
             await self._app(scope, receive, send_guarded)
+
+    def _check(self, scope: Scope) -> str:
+        if not self._keys:
+            check_caller(scope["method"], Headers(scope=scope))
+            return ""
+        if scope["path"] in self._public:
+            return ""
+        return self._keys.tenant([value for name, value in scope["headers"] if name == b"authorization"])
 
 
 def check_caller(method: str, headers: Headers) -> None:

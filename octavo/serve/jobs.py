@@ -8,6 +8,7 @@ from typing import Any
 
 from octavo.engine.engine import Engine, Ticket
 from octavo.serve.errors import ApiError
+from octavo.serve.metrics import Watch
 
 Emit = Callable[[int, Any], None]  # gets the number of a prompt, and a piece, a result or an error
 Start = Callable[[Emit], Sequence[Ticket]]
@@ -72,6 +73,7 @@ class Job:
         self._read_at = self._loop.time()
         self._over = False
         self.tickets: Sequence[Ticket] = ()
+        self.watch: Watch | None = None  # is told of every piece that is read, and of the end
 
     def begin(self, start: Start) -> None:
         """Hand the work in, from any thread. Raises `Busy` when too many requests wait, UserError for what cannot be
@@ -95,7 +97,12 @@ class Job:
             await self._news.wait()
         arrived, self._arrived = self._arrived, []
         if self._error and not arrived:
+            if self.watch:
+                self.watch.end(self._error)
             raise self._error
+        if self.watch:
+            for number, piece in arrived:
+                self.watch.piece((number, piece.index), piece.finish_reason)
         return arrived
 
     @contextlib.contextmanager
@@ -131,9 +138,13 @@ class Job:
         self._over = True
         for ticket in self.tickets:
             ticket.cancel()
+        if self.watch:
+            self.watch.end()
         self._jobs.under_way.discard(self)
 
     def fail(self, error: Exception) -> None:
         """End the job; `items` raises `error` after what has already come."""
         self.arrive(0, error)
+        if self.watch:
+            self.watch.end(error)
         self.cancel()

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from octavo.data.tool_messages import tool_prompt
+from octavo.data.tool_specs import read_tools
 from octavo.engine.engine import Engine
 from octavo.engine.prompts import Encoded
 from octavo.serve.errors import ApiError, Json
@@ -59,9 +61,10 @@ def tokenize(models: Models, body: bytes) -> Json:
         special = wanted.add_special_tokens is not False
         ids = engine.tokenizer.encode(wanted.prompt, add_special_tokens=special)
     else:
-        messages = [message.for_template() for message in wanted.messages or ()]
+        given = [message.for_template() for message in wanted.messages or ()]
+        messages, tools = tool_prompt(engine.tokenizer, given, [tool.given for tool in read_tools(wanted.tools)])
         prompt = wanted.add_generation_prompt is not False
-        ids = engine.tokenizer.encode_chat(messages, add_generation_prompt=prompt)
+        ids = engine.tokenizer.encode_chat(messages, add_generation_prompt=prompt, tools=tools)
     return {"count": len(ids), "max_model_len": engine.context, "tokens": ids, "token_strs": None}
 
 

@@ -9,6 +9,7 @@ from json.encoder import encode_basestring_ascii
 from typing import Protocol
 
 from octavo import __version__
+from octavo.data.tool_parser import Content, Event, ToolParser, as_delta, as_message
 from octavo.engine.answer import Piece
 from octavo.engine.logprobs import TokenLogprob
 from octavo.serve.errors import Json
@@ -72,11 +73,11 @@ class Frame:
 class ChatReply:
     """The answers to one chat."""
 
-    def __init__(self, model: str, choices: int, texts: TokenTexts | None) -> None:
-        """texts: for log probabilities, if they were asked for."""
+    def __init__(self, model: str, choices: int, texts: TokenTexts | None, parsers: Sequence[ToolParser] = ()) -> None:
+        """texts: for log probabilities, if they were asked for; parsers: of each choice, if it may call functions."""
         self.frame = Frame(model, "chat.completion", "chat.completion.chunk", "chatcmpl")
         self._texts = texts
-        self._choices = [_ChatChoice() for _ in range(choices)]
+        self._choices = [_ChatChoice(parsers[index] if parsers else None) for index in range(choices)]
 
     def opening(self) -> str:
         """A chunk of each choice's role, in their order: clients take the first for choice 0."""
@@ -86,24 +87,32 @@ class ChatReply:
     def put(self, prompt: int, piece: Piece) -> str:
         """The text of a piece, and a chunk of its own for the end: no client looks for both in one."""
         choice, shown = self._choices[piece.index], ""
-        logprob = chat_logprob(self._texts, piece.logprob) if self._texts and piece.logprob else None
-        choice.text.append(piece.text)
-        if logprob:
-            choice.logprobs.append(logprob)
-            shown = self.frame.chunk(_step(piece.index, {"content": piece.text}, logprob))
-        elif piece.text:
-            shown = self.frame.text_chunk(piece.index, piece.text)
+        events = choice.events_of(piece)
+        if self._texts and piece.logprob:
+            shown = self._with_logprob(choice, piece.index, events, chat_logprob(self._texts, piece.logprob))
+        else:
+            for event in events:
+                if isinstance(event, Content):
+                    shown += self.frame.text_chunk(piece.index, event.text)
+                else:
+                    shown += self.frame.chunk(_step(piece.index, as_delta(event)))
         if piece.finish_reason:
-            choice.finish_reason = piece.finish_reason
-            shown += self.frame.chunk(_step(piece.index, {}, finish_reason=piece.finish_reason))
+            choice.finish_reason = choice.reason(piece.finish_reason)
+            shown += self.frame.chunk(_step(piece.index, {}, finish_reason=choice.finish_reason))
         return shown
+
+    def _with_logprob(self, choice: "_ChatChoice", index: int, events: Sequence[Event], logprob: Json) -> str:
+        """The chunks of events, the first one with a token's log probability; one of its own, if it has shown none."""
+        choice.logprobs.append(logprob)
+        first, *more = [as_delta(event) for event in events] or [{}]
+        return "".join(map(self.frame.chunk, [_step(index, first, logprob), *(_step(index, delta) for delta in more)]))
 
     def whole(self) -> list[Json]:
         """The messages."""
         return [
             {
                 "index": index,
-                "message": {"role": "assistant", "content": "".join(choice.text), "refusal": None},
+                "message": as_message(choice.events) | {"refusal": None},
                 "logprobs": {"content": choice.logprobs, "refusal": None} if self._texts else None,
                 "finish_reason": choice.finish_reason,
             }
@@ -113,9 +122,25 @@ class ChatReply:
 
 @dataclass
 class _ChatChoice:
-    text: list[str] = field(default_factory=list)
+    parser: ToolParser | None
+    events: list[Event] = field(default_factory=list)
     logprobs: list[Json] = field(default_factory=list)
     finish_reason: str | None = None
+
+    def events_of(self, piece: Piece) -> Sequence[Event]:
+        """The text and the calls that a piece gives."""
+        found: list[Event] = []
+        if self.parser:
+            found += self.parser.put(piece.text)
+            found += self.parser.flush() if piece.finish_reason else ()
+        elif piece.text:
+            found = [Content(piece.text)]
+        self.events += found
+        return found
+
+    def reason(self, given: str) -> str:
+        """Why the answer ended, as clients are told."""
+        return "tool_calls" if given == "stop" and self.parser and self.parser.calls else given
 
 
 def _step(index: int, delta: Json, logprob: Json | None = None, finish_reason: str | None = None) -> Json:

@@ -189,3 +189,13 @@ def test_the_released_end_token_is_found_though_config_json_has_none() -> None:
     assert tokenizer.eos_ids == {200020} and tokenizer.bos_id == 200019
     ids = tokenizer.encode_chat([{"role": "user", "content": "Hi"}])
     assert ids[0] == 200019 and ids.count(200020) == 1 and ids.count(200019) == 2
+
+
+def test_parts_with_more_in_them_than_text_stay_parts() -> None:
+    """MiniMax-M1 reads the name of a function beside each result, and strings nowhere."""
+    source = (
+        "{% for m in messages %}{% for part in m.content %}{{ part.name }}={{ part.text }};{% endfor %}{% endfor %}"
+    )
+    results = [{"type": "text", "text": "1", "name": "f"}, {"type": "text", "text": "2", "name": "g"}]
+    messages = [{"role": "user", "content": "Hi"}, {"role": "tool", "content": results}]
+    assert ChatTemplate(source).render(ContentForms(ChatTemplate(source)).fit(messages)) == "=Hi;f=1;g=2;"

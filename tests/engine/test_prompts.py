@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from octavo.data.tokenizer import Tokenizer
-from octavo.engine.prompts import encode, encode_pair
+from octavo.engine.prompts import Chat, encode, encode_pair
 from octavo.errors import UserError
 from tests.data.tiny_tokenizers import sentencepiece
 from tests.tiny import tiny_tokenizer_files
@@ -52,3 +52,11 @@ def test_ids_of_any_kind_and_nothing_else() -> None:
     for prompt in (b"abc", bytearray(b"abc"), [3.0], ["a"], {"role": "user"}):
         with pytest.raises(UserError, match="prompt"):
             encode(BYTE_LEVEL, prompt)
+
+
+def test_a_chat_with_tools() -> None:
+    messages = [{"role": "user", "content": "x"}]
+    tool = {"type": "function", "function": {"name": "get_time"}}
+    plain, told = encode(BYTE_LEVEL, Chat(messages)), encode(BYTE_LEVEL, Chat(messages, [tool]))
+    assert plain == encode(BYTE_LEVEL, messages)
+    assert '"get_time"' in BYTE_LEVEL.decode(told.ids) and told.marks and not told.continues

@@ -16,6 +16,7 @@ from octavo.engine.engine import Engine
 from octavo.errors import UsageError, UserError
 from octavo.serve.guard import is_loopback
 from octavo.serve.options import ServeOptions
+from octavo.serve.page import PAGE_PATHS
 from octavo.serve.server import listen, run
 from tests.serve.serving import MODEL, Puppet, body, says, serving
 
@@ -138,16 +139,20 @@ def test_no_answer_allows_other_origins(http_client: httpx.Client) -> None:
 
 
 def test_page(http_client: httpx.Client) -> None:
-    kinds = {"/": "text/html", "/chat.js": "text/javascript", "/chat.css": "text/css"}
-    for path, kind in kinds.items():
+    kinds = {".js": "text/javascript", ".css": "text/css", "": "text/html"}
+    assert {"/", "/web/chat.js", "/web/page.css"} <= PAGE_PATHS
+    for path in PAGE_PATHS:
         response = http_client.get(path)
         assert response.status_code == 200
-        assert response.headers["content-type"].split(";")[0] == kind
+        assert response.headers["content-type"].split(";")[0] == kinds[Path(path).suffix]
         policy = response.headers["content-security-policy"]
         assert "default-src 'none'" in policy and "script-src 'self'" in policy and "unsafe" not in policy
         assert response.headers["x-content-type-options"] == "nosniff"
         assert "http://" not in response.text.replace("http://www.w3.org/2000/svg", "")
-        assert "https://" not in response.text and "innerHTML" not in response.text
+        assert "https://" not in response.text
+        assert not re.search(
+            r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function", response.text
+        )
     assert http_client.head("/").status_code == 200
 
 
@@ -197,4 +202,4 @@ def test_page_files_have_no_inline_code() -> None:
     """The policy would block it; a browser only says so in its console."""
     page = (Path(run.__code__.co_filename).parent / "web" / "index.html").read_text(encoding="utf-8")
     assert not re.search(r"<style|\sstyle=|\son\w+=|javascript:", page)
-    assert page.count("<script") == 1 and '<script src="/chat.js"' in page
+    assert page.count("<script") == 1 and '<script src="/web/chat.js"' in page

@@ -1,12 +1,15 @@
 """POST /v1/chat/completions: what clients send."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, WithJsonSchema, field_validator
 from pydantic_core import PydanticCustomError
 
 from octavo.config import SamplingParams
 from octavo.config.sampling import MAX_LOGPROBS
+from octavo.data.tool_specs import Tool, read_tools
+from octavo.engine.prompts import Chat
 from octavo.serve.errors import ApiError
 from octavo.serve.protocol.limits import MAX_MESSAGES
 from octavo.serve.protocol.sampling import SamplingFields
@@ -23,10 +26,12 @@ class TextPart(Strict):
 class ChatMessage(Strict):
     """One turn. `developer` is OpenAI's newer name for `system`; text parts are joined by line breaks."""
 
-    only = {"tool_calls": (None, []), "function_call": (None,), "audio": (None,)}
+    only = {"function_call": (None,), "audio": (None,)}
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str = ""
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
 
     @field_validator("content", mode="before", json_schema_input_type=str | list[TextPart] | None)
     @classmethod
@@ -40,9 +45,17 @@ class ChatMessage(Strict):
                 raise PydanticCustomError("part", "only parts of type 'text' with a string in 'text' are supported")
         return "\n".join(part["text"] for part in content)
 
-    def for_template(self) -> dict[str, str]:
-        """The message as chat templates know it."""
-        return {"role": "system" if self.role == "developer" else self.role, "content": self.content}
+    def for_template(self) -> dict[str, Any]:
+        """The message as `engine.prompts.Chat` takes it."""
+        message: dict[str, Any] = {"role": "system" if self.role == "developer" else self.role, "content": self.content}
+        if self.tool_calls:
+            message["tool_calls"] = self.tool_calls
+        if self.role == "tool":
+            message["tool_call_id"] = self.tool_call_id
+        return message
+
+
+_TOOL_CHOICE = {"anyOf": [{"enum": ["none", "auto", "required"]}, {"type": "object"}, {"type": "null"}]}
 
 
 class ChatRequest(SamplingFields):
@@ -50,8 +63,6 @@ class ChatRequest(SamplingFields):
 
     only = {
         **UNSUPPORTED,
-        "tools": (None, []),
-        "tool_choice": (None, "none", "auto"),
         "functions": (None, []),
         "function_call": (None, "none", "auto"),
         "modalities": (None, ["text"]),
@@ -70,15 +81,24 @@ class ChatRequest(SamplingFields):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: Annotated[Any, WithJsonSchema(_TOOL_CHOICE)] = None  # judged by engine.tool_grammar
+    parallel_tool_calls: bool | None = None
 
-    def prompt(self) -> list[dict[str, str]]:
-        """The messages as chat templates know them."""
-        return [message.for_template() for message in self.messages]
+    def offered(self) -> tuple[Tool, ...]:
+        """The functions that the model may call: none where tool_choice is "none". Raises UserError naming the field
+        for those that are not valid."""
+        tools = read_tools(self.tools)
+        return () if self.tool_choice == "none" else tools
 
-    def params(self, default_max_tokens: int) -> SamplingParams:
-        """How to choose tokens; `default_max_tokens` where the request sets no limit. Raises ApiError 400 for
-        top_logprobs without logprobs."""
+    def prompt(self, tools: Sequence[Tool]) -> Chat:
+        """The messages, and the functions that the model is told of."""
+        return Chat([message.for_template() for message in self.messages], [tool.given for tool in tools] or None)
+
+    def params(self, default_max_tokens: int, **more: Any) -> SamplingParams:
+        """How to choose tokens; `default_max_tokens` where the request sets no limit. `more` are fields of
+        SamplingParams. Raises ApiError 400 for top_logprobs without logprobs."""
         if self.top_logprobs and not self.logprobs:
             raise ApiError(400, "top_logprobs needs logprobs to be true", param="top_logprobs", code="invalid_value")
         most = self.max_completion_tokens or self.max_tokens or default_max_tokens
-        return self.sampling(most, logprobs=(self.top_logprobs or 0) if self.logprobs else None)
+        return self.sampling(most, logprobs=(self.top_logprobs or 0) if self.logprobs else None, **more)

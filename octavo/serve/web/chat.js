@@ -1,250 +1,293 @@
-// The chat page: one conversation, kept in memory, over POST /v1/chat/completions of the server it came from.
-// Text from the model or the user enters the page through textContent only, so it can never become markup.
+// The chat page: what the reader does, put together from the parts.
 
-const $ = (id) => document.getElementById(id);
-const question = $("question"), conversation = $("conversation"), scroller = $("scroller");
+import { Answer, throttled } from "./answer.js";
+import { ApiError, countTokens, listModels } from "./api.js";
+import { Composer } from "./composer.js";
+import { byId, make } from "./dom.js";
+import { announce, askForKey, clearNotice, notify } from "./notice.js";
+import { Settings } from "./settings.js";
+import { Sidebar } from "./sidebar.js";
+import { recall, remember, Store } from "./store.js";
+import { followTheme } from "./theme.js";
+import { download, fileName, fromJson, toJson, toMarkdown } from "./transfer.js";
+import { Conversation, withFiles } from "./tree.js";
+import { ConversationView } from "./turns.js";
 
-let model = "";
-let history = []; // turns that the model has seen: {role, content}
-let running = null; // AbortController of the answer under way
-
-// ---- the server
-
-async function askModelName() {
-  try {
-    const response = await fetch("/v1/models");
-    if (!response.ok) throw new Error(await errorText(response));
-    model = (await response.json()).data[0].id;
-    $("model").textContent = model;
-    document.title = `${model} · octavo`;
-  } catch (error) {
-    $("model").textContent = "no answer from the server";
-    console.warn(error);
+class Chat {
+  constructor() {
+    this.answers = new Map(); // answers under way, by the id of their conversation
+    this.store = new Store((words) => notify(words));
+    this.settings = new Settings((text) => this.setSystem(text));
+    this.view = new ConversationView({
+      show: (turn) => this.showBranch(turn),
+      edit: (turn, text) => this.edit(turn, text),
+      regenerate: (turn) => this.answer(this.conversation.before(turn)),
+      retry: (turn) => this.retry(turn),
+    });
+    this.sidebar = new Sidebar({
+      open: (conversation) => this.open(conversation),
+      rename: (conversation, title) => this.rename(conversation, title),
+      remove: (conversation) => this.remove(conversation),
+    });
+    this.composer = new Composer({
+      send: (draft) => this.send(draft),
+      stop: () => this.stop(),
+      editLast: () => this.editLast(),
+      complain: (words) => notify(words),
+      countText: (prompt) => countTokens({ model: this.model, prompt }),
+      countDraft: (draft) => countTokens({ model: this.model, messages: this.draftMessages(draft) }),
+    });
+    this.models = byId("model");
+    this.models.addEventListener("change", () => this.setModel());
+    this.settings.keep();
+    this.listen();
+    followTheme(byId("theme"));
+    this.open(this.store.get(location.hash.slice(1)) ?? new Conversation());
+    this.loadModels();
   }
-}
 
-async function errorText(response) {
-  try {
-    return (await response.json()).error.message;
-  } catch {
-    return `The server answered with status ${response.status}.`;
+  // ---- the model
+
+  get model() {
+    return this.models.value;
   }
-}
 
-// The browser's own words for a server that is gone are "Failed to fetch" and "network error".
-function reached(promise) {
-  return promise.catch((error) => {
-    throw error instanceof TypeError ? new Error("The server cannot be reached. Is it still running?") : error;
-  });
-}
+  async loadModels() {
+    try {
+      const models = await listModels();
+      this.models.replaceChildren(...models.map(({ id }) => make("option", { value: id }, id)));
+      this.models.disabled = false;
+      this.pickModel();
+      clearNotice();
+    } catch (error) {
+      this.models.replaceChildren(make("option", { value: "" }, "no model"));
+      this.models.disabled = true;
+      if (!this.mayNeedKey(error)) notify(error.message, { label: "Retry", run: () => this.loadModels() });
+    }
+  }
 
-// The data of each server-sent event, as text; comments (lines that begin with a colon) are skipped.
-async function* eventData(response) {
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let pending = "";
-  for (;;) {
-    const { value, done } = await reached(reader.read());
-    if (done) return;
-    const events = (pending + value).split("\n\n");
-    pending = events.pop();
-    for (const event of events) {
-      if (event.startsWith("data: ")) yield event.slice(6);
+  /** The model of this conversation or the last one chosen, if the server has it. */
+  pickModel() {
+    const names = Array.from(this.models.options, ({ value }) => value);
+    const wanted = [this.conversation.model, recall("model")].find((name) => names.includes(name));
+    if (wanted) this.models.value = wanted;
+  }
+
+  setModel() {
+    remember("model", this.model);
+    this.conversation.model = this.model;
+    if (this.conversation.turns.size) this.store.save(this.conversation);
+  }
+
+  /** Whether the server refused for want of a key, which is then asked for. */
+  mayNeedKey(error) {
+    if (error.status === 401) askForKey(() => this.loadModels());
+    return error.status === 401;
+  }
+
+  // ---- asking
+
+  get busy() {
+    return this.answers.has(this.conversation.id);
+  }
+
+  async send({ text, files }) {
+    if (this.busy || !this.settings.check()) return;
+    if (!this.model) await this.loadModels();
+    const question = this.conversation.add(this.conversation.path().at(-1), "user", { text: text.trim(), files });
+    this.composer.draft = { text: "", files: [] };
+    this.answer(question);
+  }
+
+  /** Have a question answered, in a new turn after it or in `turn`. */
+  async answer(question, turn = null) {
+    const { conversation, model } = this;
+    if (this.busy || !this.settings.check()) return;
+    conversation.model = model;
+    turn ??= conversation.add(question, "assistant", { model });
+    Object.assign(turn, { state: "streaming", text: "", error: "", stats: {} });
+    const answer = new Answer(turn);
+    this.answers.set(conversation.id, answer);
+    this.changed(conversation);
+    this.view.toEnd();
+    announce("Answering");
+    const draw = throttled(() => turn.state === "streaming" && this.view.refresh(turn));
+    const request = { model, messages: conversation.messages(question), ...this.settings.sampling() };
+    this.finish(conversation, turn, await answer.run(request, draw));
+  }
+
+  finish(conversation, turn, error) {
+    this.answers.delete(conversation.id);
+    if (error?.retryAfter) turn.retryAt = Date.now() + 1000 * error.retryAfter;
+    if (error) this.mayNeedKey(error);
+    if (error && !(error instanceof ApiError)) console.error(error);
+    this.view.refresh(turn);
+    this.changed(conversation);
+    announce({ done: "The answer is complete", stopped: "Stopped" }[turn.state] ?? turn.error);
+    if (conversation === this.conversation && document.activeElement === document.body) this.composer.focus();
+  }
+
+  /** What has come of a failed answer stays, as a version of its own. */
+  retry(turn) {
+    this.answer(this.conversation.before(turn), turn.text ? null : turn);
+  }
+
+  stop() {
+    this.answers.get(this.conversation.id)?.stop();
+  }
+
+  /** A changed question is asked anew; a changed answer is a version that the model is told it gave. */
+  edit(turn, text) {
+    if (this.busy || !this.settings.check()) return;
+    const { conversation } = this;
+    const { role, files, model } = turn;
+    const made = conversation.add(conversation.before(turn), role, { text: text.trim(), files, model });
+    if (role === "user") this.answer(made);
+    else this.changed(conversation);
+  }
+
+  editLast() {
+    const last = this.conversation.path().findLast(({ role }) => role === "user");
+    if (last && !this.busy) this.view.edit(last);
+  }
+
+  draftMessages(draft) {
+    const last = this.conversation.path().at(-1);
+    const before = this.conversation.messages(last);
+    return [...before, { role: "user", content: withFiles(draft) }];
+  }
+
+  // ---- conversations
+
+  open(conversation) {
+    this.conversation = conversation;
+    const isNew = !conversation.turns.size;
+    history.replaceState(null, "", isNew ? location.pathname : `#${conversation.id}`);
+    this.settings.system = isNew ? (recall("system") ?? "") : conversation.system;
+    if (isNew) conversation.system = this.settings.system;
+    this.pickModel();
+    this.draw();
+    this.view.toEnd();
+    this.composer.changed();
+    this.composer.focus();
+  }
+
+  newChat() {
+    this.open(new Conversation());
+    this.sidebar.leave();
+  }
+
+  showBranch(turn) {
+    this.conversation.show(turn);
+    this.changed(this.conversation, false);
+  }
+
+  setSystem(text) {
+    this.conversation.system = text;
+    if (this.conversation.turns.size) this.store.save(this.conversation);
+  }
+
+  rename(conversation, title) {
+    conversation.title = title;
+    this.changed(conversation, false);
+  }
+
+  remove(conversation) {
+    this.answers.get(conversation.id)?.stop();
+    this.store.remove(conversation.id);
+    if (conversation === this.conversation) this.newChat();
+    this.draw();
+    const undo = () => {
+      this.changed(conversation, false);
+      this.open(conversation);
+    };
+    notify(`Deleted “${conversation.name}”.`, { label: "Undo", run: undo, fades: true });
+  }
+
+  /** Keep a conversation and show what became of it. */
+  changed(conversation, isNews = true) {
+    if (isNews) conversation.updated = Date.now();
+    if (this.store.get(conversation.id) || this.answers.has(conversation.id) || !isNews) this.store.save(conversation);
+    if (conversation === this.conversation) history.replaceState(null, "", `#${conversation.id}`);
+    this.draw();
+  }
+
+  draw() {
+    this.view.show(this.conversation);
+    this.view.setBusy(this.busy);
+    this.composer.setBusy(this.busy);
+    this.sidebar.draw(this.store.list(), this.conversation, this.answers);
+    const { turns, name } = this.conversation;
+    document.title = turns.size ? `${name} · octavo` : "octavo";
+    for (const id of ["export-json", "export-markdown"]) byId(id).disabled = !turns.size;
+  }
+
+  // ---- files
+
+  async importFile(file) {
+    try {
+      const conversations = fromJson(await file.text());
+      for (const each of conversations) this.store.save(each);
+      if (conversations.length) this.open(conversations[0]);
+      this.draw();
+    } catch (error) {
+      notify(`${file.name} could not be imported: ${error.message}.`);
+    }
+  }
+
+  exportAs(ending) {
+    const { conversation } = this;
+    const text = ending === "md" ? toMarkdown(conversation) : toJson(conversation);
+    download(fileName(conversation.name, ending), ending === "md" ? "text/markdown" : "application/json", text);
+  }
+
+  // ---- listening
+
+  listen() {
+    const click = (id, action) => byId(id).addEventListener("click", action);
+    click("new-chat", () => this.newChat());
+    click("export-json", () => this.exportAs("json"));
+    click("export-markdown", () => this.exportAs("md"));
+    click("export-all", () => download("chats.json", "application/json", toJson(this.store.list())));
+    click("import", () => byId("import-file").click());
+    click("suggestions", ({ target }) => {
+      if (target.matches("button")) this.send({ text: target.textContent, files: [] });
+    });
+    byId("import-file").addEventListener("change", async ({ target }) => {
+      if (target.files[0]) await this.importFile(target.files[0]);
+      target.value = "";
+    });
+    document.addEventListener("keydown", (event) => this.key(event));
+    addEventListener("storage", ({ key }) => this.changedElsewhere(key));
+    for (const leaving of ["beforeunload", "pagehide"]) addEventListener(leaving, () => this.keepUnfinished());
+  }
+
+  key(event) {
+    if (event.key === "Escape" && !event.isComposing) {
+      if (this.busy) this.stop();
+      else if (this.sidebar.isDrawer) this.sidebar.toggle(false);
+      else this.settings.toggle(false);
+    } else if (event.key.toLowerCase() === "o" && event.shiftKey && (event.ctrlKey || event.metaKey)) {
+      event.preventDefault();
+      this.newChat();
+    }
+  }
+
+  /** Another tab has changed something. */
+  changedElsewhere(key) {
+    this.store.changedElsewhere(key, this.answers);
+    const { id } = this.conversation;
+    if (!this.busy) this.conversation = this.store.get(id) ?? this.conversation;
+    this.draw();
+  }
+
+  /** The page is about to go. The browser cuts its connections first, and that is no fault of the server's. */
+  keepUnfinished() {
+    for (const [id, answer] of this.answers) {
+      answer.left = true;
+      this.store.save(this.store.get(id));
     }
   }
 }
 
-// Calls onText with each piece. Returns {reason, tokens}; throws what the server says went wrong.
-async function streamAnswer(messages, signal, onText) {
-  const body = JSON.stringify({
-    model,
-    messages,
-    temperature: $("temperature").valueAsNumber,
-    max_tokens: $("max-tokens").valueAsNumber,
-    stream: true,
-    stream_options: { include_usage: true },
-  });
-  const headers = { "Content-Type": "application/json" };
-  const response = await reached(fetch("/v1/chat/completions", { method: "POST", headers, body, signal }));
-  if (!response.ok) throw new Error(await errorText(response));
-  const end = { reason: null, tokens: 0 };
-  for await (const data of eventData(response)) {
-    if (data === "[DONE]") return end;
-    const chunk = JSON.parse(data);
-    if (chunk.error) throw new Error(chunk.error.message);
-    if (chunk.usage) end.tokens = chunk.usage.completion_tokens;
-    const choice = chunk.choices[0];
-    if (choice?.delta.content) onText(choice.delta.content);
-    if (choice?.finish_reason) end.reason = choice.finish_reason;
-  }
-  throw new Error("The connection was lost before the answer was complete.");
-}
-
-// ---- the page
-
-function addTurn(role, text) {
-  const turn = $("turn").content.firstElementChild.cloneNode(true);
-  turn.classList.add(role);
-  turn.querySelector("h2").textContent = role === "user" ? "You" : "Answer";
-  turn.querySelector(".text").textContent = text;
-  conversation.append(turn);
-  return turn;
-}
-
-function setState(turn, state, note) {
-  turn.classList.remove("streaming");
-  turn.classList.add(state);
-  turn.dataset.state = state;
-  turn.querySelector(".note").textContent = note;
-}
-
-// Keeps the end in view, unless the reader has scrolled up.
-function following(change) {
-  const atEnd = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 60;
-  change();
-  if (atEnd) scroller.scrollTop = scroller.scrollHeight;
-}
-
-// Runs `draw` at most once a frame, however often it is asked to: laying out a long text at every token is slow.
-function oncePerFrame(draw) {
-  let asked = false;
-  return () => {
-    if (asked) return;
-    asked = true;
-    requestAnimationFrame(() => {
-      asked = false;
-      draw();
-    });
-  };
-}
-
-function fitQuestion() {
-  question.style.height = "auto";
-  question.style.height = `${question.scrollHeight}px`;
-  $("send").disabled = question.value.trim() === "";
-}
-
-function setRunning(controller) {
-  running = controller;
-  $("send").hidden = Boolean(running);
-  $("stop").hidden = !running;
-  // a screen reader should hear the answer once, not at every token
-  conversation.setAttribute("aria-busy", String(Boolean(running)));
-}
-
-function settingsAreValid() {
-  const wrong = [$("temperature"), $("max-tokens")].find((field) => !field.checkValidity());
-  if (wrong) {
-    showSettings(true);
-    wrong.reportValidity();
-  }
-  return !wrong;
-}
-
-function showSettings(shown) {
-  $("settings").hidden = !shown;
-  $("settings-button").setAttribute("aria-expanded", String(shown));
-}
-
-// Tokens a second, counted from the first one: the time before it went into reading the prompt.
-function speed(tokens, began) {
-  const seconds = (performance.now() - began) / 1000;
-  return tokens > 1 && seconds > 0 ? `${((tokens - 1) / seconds).toFixed(1)} tokens/s` : "";
-}
-
-function joined(...parts) {
-  return parts.filter(Boolean).join(" · ");
-}
-
-// ---- one turn
-
-async function send(text) {
-  if (running || !text.trim() || !settingsAreValid()) return;
-  if (!model) await askModelName();
-  const controller = new AbortController();
-  setRunning(controller);
-  $("welcome").hidden = true;
-  question.value = "";
-  fitQuestion();
-
-  addTurn("user", text);
-  const answered = addTurn("assistant", "");
-  setState(answered, "streaming", "");
-  scroller.scrollTop = scroller.scrollHeight;
-  const turns = history;
-  turns.push({ role: "user", content: text });
-  const system = $("system").value.trim();
-  const messages = [...(system ? [{ role: "system", content: system }] : []), ...turns];
-
-  const shown = answered.querySelector(".text"), note = answered.querySelector(".note");
-  let answer = "", pieces = 0, began = 0, ended = false, kept = true;
-  const draw = oncePerFrame(() => ended || following(() => {
-    shown.textContent = answer;
-    note.textContent = speed(pieces, began);
-  }));
-  const onText = (piece) => {
-    began ||= performance.now();
-    answer += piece;
-    pieces += 1;
-    draw();
-  };
-  const finish = (state, remark) => following(() => {
-    ended = true;
-    shown.textContent = answer;
-    setState(answered, state, remark);
-  });
-  try {
-    const end = await streamAnswer(messages, controller.signal, onText);
-    const cut = end.reason === "length" ? "cut off at the longest answer set" : "";
-    finish("done", joined(`${end.tokens} tokens`, speed(end.tokens, began), cut));
-  } catch (error) {
-    const stopped = controller.signal.aborted;
-    kept = stopped && answer !== "";
-    finish(stopped ? "stopped" : "error", stopped ? joined("Stopped", speed(pieces, began)) : error.message);
-    if (!stopped) giveBack(text);
-  }
-  if (kept) turns.push({ role: "assistant", content: answer });
-  else turns.pop();
-  setRunning(null);
-  if (matchMedia("(hover: hover)").matches) question.focus(); // on a phone this would bring up the keyboard
-}
-
-// After a failure the question returns to its box, to be sent again; the model never hears of the failed turn.
-function giveBack(text) {
-  if (question.value === "") question.value = text;
-  fitQuestion();
-}
-
-function newChat() {
-  running?.abort();
-  history = [];
-  conversation.replaceChildren();
-  $("welcome").hidden = false;
-  question.focus();
-}
-
-// ---- wiring
-
-$("composer").addEventListener("submit", (event) => {
-  event.preventDefault();
-  send(question.value);
-});
-question.addEventListener("input", fitQuestion);
-question.addEventListener("keydown", (event) => {
-  // an input method takes Enter for itself while it composes
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
-    event.preventDefault();
-    send(question.value);
-  }
-});
-document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape") running?.abort();
-});
-$("stop").addEventListener("click", () => running?.abort());
-$("new-chat").addEventListener("click", newChat);
-$("settings-button").addEventListener("click", () => showSettings($("settings").hidden));
-$("suggestions").addEventListener("click", (event) => {
-  if (event.target.matches("button")) send(event.target.textContent);
-});
-
-fitQuestion();
-askModelName();
+new Chat();

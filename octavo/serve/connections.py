@@ -1,0 +1,107 @@
+"""Connections that take their time: clients that do not finish a request, do not read, or are gone without a word.
+
+uvicorn itself waits for a request's head for ever, takes one of any size, and holds as many connections as there are
+file descriptors.
+"""
+
+import asyncio
+import json
+import resource
+import socket
+from http import HTTPStatus
+from typing import Any, cast
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from octavo.serve.errors import ApiError
+
+HEAD_SECONDS = 30  # for a client to send a request's head, and the rest of a body that nobody reads
+IDLE_SECONDS = 75  # a connection is kept for a next request; longer than clients keep theirs, so that they close first
+SILENT_SECONDS = 120  # until a client that does not read, or is gone, is given up
+MOST_CONNECTIONS = 8192
+MOST_HEAD_BYTES = 65536
+MOST_FILES = 65536
+
+
+class Connection(HttpToolsProtocol):
+    """uvicorn's, with an end to waiting. Its timer runs while the client owes something that nobody reads."""
+
+    _late: asyncio.TimerHandle | None = None
+    _head_bytes: int | None = None  # of a head that is on its way
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait, or refuse one too many."""
+        super().connection_made(transport)
+        if len(self.connections) > MOST_CONNECTIONS:
+            self._refuse(503, "too many connections: try again in a moment", "overloaded")
+        else:
+            self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """Take in what came, and look whether a request is complete by now."""
+        super().data_received(data)
+        if self._head_bytes is not None:
+            self._head_bytes += len(data)
+            if self._head_bytes > MOST_HEAD_BYTES:
+                self._refuse(431, f"the headers are longer than {MOST_HEAD_BYTES} bytes", "headers_too_large")
+        self._watch()
+
+    def on_message_begin(self) -> None:
+        """A head begins."""
+        super().on_message_begin()
+        self._head_bytes = 0
+
+    def on_headers_complete(self) -> None:
+        """A head is there."""
+        super().on_headers_complete()
+        self._head_bytes = None
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP."""
+        self._refuse(400, msg, "invalid_http")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no more."""
+        super().connection_lost(exc)
+        self._stop_watching()
+
+    def _refuse(self, status: int, message: str, code: str) -> None:
+        """Answer outside of the application, and close."""
+        error = ApiError(status, message, code=code)
+        content = json.dumps(error.body).encode()
+        self.transport.write(
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
+            f"Retry-After: 5\r\nConnection: close\r\nContent-Length: {len(content)}\r\n\r\n".encode()
+            + content
+        )
+        self.transport.close()
+
+    def _watch(self) -> None:
+        # cast: uvicorn says that there is a cycle from the beginning on
+        cycle = cast(Any, self.cycle)
+        if cycle is not None and not cycle.response_complete:
+            self._stop_watching()
+        elif self._late is None:
+            self._late = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def _stop_watching(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+
+def give_up_silent_clients(listener: socket.socket) -> None:
+    """Have the kernel end connections whose other side does not answer, or has not read for SILENT_SECONDS; those that
+    a listener accepts inherit it."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_USER_TIMEOUT", SILENT_SECONDS * 1000)):
+        if hasattr(socket, name):
+            listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def allow_many_files() -> None:
+    """Raise the limit of open files to what this process may have: each connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
