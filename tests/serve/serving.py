@@ -29,7 +29,9 @@ def tiny_engine(family: str = "mixtral", **options: Any) -> Engine:
     """
     decoder = Decoder(tiny_config(family, max_positions=CONTEXT)).initialise(2).eval()
     tokenizer = Tokenizer.from_files(tiny_tokenizer_files(), "tiny")
-    return Engine.for_decoder(decoder, tokenizer, EngineOptions(context=CONTEXT, memory_tokens=CONTEXT, **options))
+    return Engine.for_decoder(
+        decoder, tokenizer, EngineOptions(**{"context": CONTEXT, "memory_tokens": CONTEXT} | options)
+    )
 
 
 class Puppet:

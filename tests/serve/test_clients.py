@@ -1,11 +1,7 @@
 """Programs that people use, against a live server: each in an environment of its own, as its users have it."""
 
-import json
-import os
-import subprocess
 import sys
-import venv
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +9,11 @@ import pytest
 
 from octavo.engine.core import Busy
 from octavo.engine.engine import Engine
-from tests.serve.serving import MODEL, Puppet, says, serving
+from octavo.serve.openapi import document
+from tests.serve.environments import cases, interpreter, play
+from tests.serve.serving import MODEL, Puppet, says, serving, tiny_engine
 
-SCRIPTS = Path(__file__).parent / "clients"
-REQUIREMENTS = {  # what each environment is made of
-    "openai2": ("openai>=2,<3", "pydantic"),
-    "openai3": ("openai>=3,<4", "pydantic", "langchain-openai"),
-    "litellm": ("litellm",),
-}
+CALL = '<tool_call>\n{{"name": "weather", "arguments": {{"city": "{}"}}}}\n</tool_call>'
 
 
 class BusyAtFirst(Puppet):
@@ -37,53 +30,21 @@ class BusyAtFirst(Puppet):
 
 @pytest.fixture(scope="module")
 def odd_url(engine: Engine) -> Iterator[str]:
-    """A server of a real model, one that breaks off in the middle of each answer, and one that is often busy."""
+    """A server of a real model, one that breaks off in the middle of each answer, one that is often busy, and one that
+    calls two functions."""
     breaks = Puppet(*says("half an ")[:1], RuntimeError("broken by the test"))
     busy = BusyAtFirst(*says("at ", "last"))
-    for puppet in (breaks, busy):
+    calls = f"Let me see. {CALL.format('Paris')}\n{CALL.format('Rome')}"
+    caller = Puppet(*says(*(calls[at : at + 7] for at in range(0, len(calls), 7))))
+    for puppet in (breaks, busy, caller):
         puppet.step(10**9)
-    with serving({MODEL: engine, "breaks": breaks, "busy": busy}) as address:
+    with serving({MODEL: engine, "breaks": breaks, "busy": busy, "caller": caller}) as address:
         yield address
 
 
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The interpreter of an environment with a client: one of the folder $OCTAVO_CLIENT_ENVS, else a new one."""
-
-    def make(name: str) -> Path:
-        kept = os.environ.get("OCTAVO_CLIENT_ENVS")
-        folder = (Path(kept) if kept else tmp_path_factory.mktemp("clients")) / name
-        python = folder / "bin" / "python"
-        if not python.exists():
-            venv.create(folder, with_pip=True)
-            install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *REQUIREMENTS[name]]
-            made = subprocess.run(install, capture_output=True, text=True, timeout=600)
-            if made.returncode:
-                pytest.skip(f"pip cannot install {REQUIREMENTS[name]}: {made.stderr.strip()[-300:]}")
-        return python
-
-    return make
-
-
-def play(python: str | Path, script: str, *arguments: str) -> Mapping[str, Any]:
-    """What a client script reports. Its environment is bare: no proxy, no path to octavo."""
-    bare = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-    offline = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    ran = subprocess.run(
-        [python, SCRIPTS / script, *arguments],
-        capture_output=True, text=True, timeout=240, env=bare | offline | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert ran.stdout.strip(), ran.stderr[-3000:]
-    report: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
-    assert not report["failed"], "\n".join(f"{name}: {trace}" for name, trace in report["failed"].items())
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    return report
-
-
-def cases(script: str) -> Sequence[str]:
-    """The names of a script's cases."""
-    lines = (SCRIPTS / script).read_text().splitlines()
-    return [line.split()[1].split("(")[0] for line in lines if line.startswith("def case_")]
+@pytest.fixture(scope="session")
+def environments(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("clients")
 
 
 def test_the_installed_openai_client(odd_url: str) -> None:
@@ -93,6 +54,7 @@ def test_the_installed_openai_client(odd_url: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.network
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("name", "script", "package", "major"),
     [
@@ -102,9 +64,23 @@ def test_the_installed_openai_client(odd_url: str) -> None:
         ("litellm", "litellm_client.py", "litellm", "1."),
     ],
 )
-def test_client(
-    odd_url: str, environment: Callable[[str], Path], name: str, script: str, package: str, major: str
-) -> None:
-    report = play(environment(name), script, odd_url)
+def test_client(odd_url: str, environments: Path, name: str, script: str, package: str, major: str) -> None:
+    report = play(interpreter(name, environments), script, odd_url)
     assert report["passed"] == cases(script)
     assert report["versions"][package].startswith(major)
+
+
+@pytest.mark.slow
+@pytest.mark.network
+@pytest.mark.timeout(900)
+def test_schemathesis(environments: Path) -> None:
+    """A context of 96 tokens: whatever is asked for, the answer is soon there."""
+    python = interpreter("schemathesis", environments)
+    with tiny_engine(context=96) as engine, serving(engine) as url:
+        report = play(python, "schemathesis_client.py", url, "50", seconds=800)
+    operations = [path for paths in document()["paths"].values() for path in paths]
+    tried = {operation: sum(counts.values()) for operation, counts in report["seen"].items()}
+    assert len(report["passed"]) == 2 * len(operations) > 15
+    assert min(tried[f"POST {path}"] for path in ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")) > 100
+    assert report["seen"]["POST /v1/chat/completions"]["positive 200"] > 50
+    assert report["seen"]["POST /v1/completions"]["positive 200"] > 50

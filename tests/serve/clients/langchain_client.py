@@ -5,7 +5,8 @@ from typing import Any, Literal
 
 import openai
 from cases import BASE, MODEL, raises, run
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI, OpenAI, OpenAIEmbeddings
 from pydantic import BaseModel, Field
 
@@ -17,6 +18,12 @@ class Paint(BaseModel):
 
     colour: Literal["red", "green"] = Field(description="what it looks like")
     coats: Literal[1, 2]
+
+
+@tool
+def weather(city: str) -> str:
+    """Foretell the weather of a city."""
+    return f"Rain in {city}."
 
 
 def chat(model: str = MODEL, **fields: Any) -> ChatOpenAI:
@@ -69,6 +76,24 @@ def case_structured_output() -> None:
     assert set(chat(max_tokens=100).with_structured_output(schema).invoke(QUESTION)) == {"colour", "coats"}
     with raises(openai.LengthFinishReasonError):
         chat(max_tokens=3).with_structured_output(Paint).invoke(QUESTION)
+
+
+def case_functions() -> None:
+    forced = chat(max_tokens=200, temperature=1, seed=3)
+    assert isinstance(forced.with_structured_output(Paint, method="function_calling").invoke(QUESTION), Paint)
+    (call,) = forced.bind_tools([Paint], tool_choice="Paint").invoke(QUESTION).tool_calls
+    assert call["name"] == "Paint" and call["id"] and set(call["args"]) == {"colour", "coats"}
+    caller = chat("caller", max_tokens=200).bind_tools([weather])  # without tool_choice
+    answer = caller.invoke(QUESTION)
+    assert [each["args"] for each in answer.tool_calls] == [{"city": "Paris"}, {"city": "Rome"}]
+    streamed = list(caller.stream(QUESTION))
+    total = streamed[0]
+    for chunk in streamed[1:]:
+        total += chunk
+    assert [each["args"] for each in total.tool_calls] == [{"city": "Paris"}, {"city": "Rome"}]
+    results = [ToolMessage("Rain.", tool_call_id=each["id"]) for each in answer.tool_calls]
+    told = chat().bind_tools([weather], tool_choice="none").invoke([HumanMessage(QUESTION), answer, *results])
+    assert told.usage_metadata["output_tokens"] == 10
 
 
 def case_logprobs_and_several_choices() -> None:

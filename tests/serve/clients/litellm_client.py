@@ -1,6 +1,7 @@
 """LiteLLM's two ways to a server of OpenAI's kind: `openai/` by OpenAI's client, `hosted_vllm/` by its own."""
 
 import asyncio
+import json
 from typing import Any, Literal
 
 import litellm
@@ -67,6 +68,23 @@ def case_structured_output() -> None:
     for route in ROUTES:
         answer = ask(route, response_format=Paint, max_tokens=100)
         Paint.model_validate_json(answer.choices[0].message.content)
+
+
+def case_functions() -> None:
+    properties = {"city": {"enum": ["Paris", "Rome"]}}
+    parameters = {"type": "object", "properties": properties, "required": ["city"], "additionalProperties": False}
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": parameters}}]
+    for route in ROUTES:
+        calls = ask(route, "caller", tools=tools).choices[0].message.tool_calls
+        assert [json.loads(call.function.arguments)["city"] for call in calls] == ["Paris", "Rome"]
+        chunks = list(ask(route, "caller", tools=tools, stream=True))
+        (choice,) = litellm.stream_chunk_builder(chunks, messages=QUESTION).choices
+        calls = choice.message.tool_calls
+        assert [json.loads(call.function.arguments)["city"] for call in calls] == ["Paris", "Rome"]
+        assert choice.finish_reason == "tool_calls"
+        forced = ask(route, tools=tools, tool_choice="required", parallel_tool_calls=False, max_tokens=200)
+        (call,) = forced.choices[0].message.tool_calls
+        assert call.function.name == "weather" and json.loads(call.function.arguments)["city"] in ("Paris", "Rome")
 
 
 def case_embedding() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import json
 import math
 import struct
 from collections.abc import Iterable
@@ -98,6 +99,75 @@ def case_newer_fields() -> None:
     assert answer.system_fingerprint.startswith("octavo-")
 
 
+# ---- functions
+
+
+WEATHER: Any = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"enum": ["Paris", "Rome"]}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+        "strict": True,
+    },
+}
+
+
+class Weather(BaseModel):
+    city: Literal["Paris", "Rome"]
+
+
+def cities(calls: Any) -> list[tuple[str, str]]:
+    return [(call.function.name, json.loads(call.function.arguments)["city"]) for call in calls]
+
+
+TWO = [("weather", "Paris"), ("weather", "Rome")]
+
+
+def case_parallel_calls() -> None:
+    choice = ask("caller", tools=[WEATHER]).choices[0]
+    assert choice.finish_reason == "tool_calls" and cities(choice.message.tool_calls) == TWO
+    turns = [*QUESTION, choice.message] + [
+        {"role": "tool", "tool_call_id": call.id, "content": "Rain."} for call in choice.message.tool_calls
+    ]
+    assert ask(messages=turns, tools=[WEATHER], max_tokens=2, tool_choice="none").usage.completion_tokens == 2
+
+
+def case_streamed_calls() -> None:
+    """Without an index the helper fails with TypeError, with a null id or name in a later delta with AssertionError,
+    and with repeated names it joins them."""
+    parts: dict[int, list[Any]] = {}
+    for chunk in ask("caller", tools=[WEATHER], stream=True):
+        for call in chunk.choices[0].delta.tool_calls or ():
+            parts.setdefault(call.index, []).append(call)
+            later = call.model_fields_set | call.function.model_fields_set
+            assert len(parts[call.index]) == 1 or not later & {"id", "type", "name"}, later
+    arguments = ["".join(part.function.arguments for part in parts[index]) for index in (0, 1)]
+    assert [json.loads(each)["city"] for each in arguments] == ["Paris", "Rome"]
+    with chats.stream(model="caller", messages=QUESTION, tools=[WEATHER]) as stream:
+        kinds = [event.type for event in stream]
+        final = stream.get_final_completion().choices[0]
+    assert kinds.count("tool_calls.function.arguments.done") == 2
+    assert final.finish_reason == "tool_calls" and final.message.content.strip() == "Let me see."
+
+
+def case_forced_calls_are_parsed() -> None:
+    tool = openai.pydantic_function_tool(Weather)
+    for choice in ("required", {"type": "function", "function": {"name": "Weather"}}):
+        fields: Any = {"model": MODEL, "messages": QUESTION, "tools": [tool], "tool_choice": choice, "seed": 3}
+        (call,) = chats.parse(**fields, parallel_tool_calls=False).choices[0].message.tool_calls
+        assert isinstance(call.function.parsed_arguments, Weather)
+        with chats.stream(**fields, parallel_tool_calls=False) as stream:
+            (streamed,) = stream.get_final_completion().choices[0].message.tool_calls
+        assert streamed.function.parsed_arguments == call.function.parsed_arguments
+    with raises(openai.BadRequestError, "nobody"):
+        ask(tools=[WEATHER], tool_choice={"type": "function", "function": {"name": "nobody"}})
+
+
 # ---- completions, embeddings, models
 
 
@@ -141,6 +211,7 @@ def case_raw_responses() -> None:
     raw = chats.with_raw_response.create(model=MODEL, messages=QUESTION, max_tokens=2)
     assert raw.status_code == 200 and raw.headers["content-type"] == "application/json"
     assert raw.parse().usage.completion_tokens == 2
+    assert raw.headers["x-request-id"] == raw.request_id == raw.parse()._request_id
     with chats.with_streaming_response.create(model=MODEL, messages=QUESTION, max_tokens=2, stream=True) as streamed:
         assert streamed.headers["content-type"].startswith("text/event-stream")
         lines = [line for line in streamed.iter_lines() if line]
@@ -155,7 +226,7 @@ def case_errors_say_what_is_wrong() -> None:
         ask(temperature=3)
     found = bad.value
     assert (found.status_code, found.param, found.type) == (400, "temperature", "invalid_request_error")
-    assert found.code == "invalid_value" and found.body["message"] in found.message
+    assert found.code == "invalid_value" and found.body["message"] in found.message and found.request_id
     with raises(openai.BadRequestError, "audio", "leave it out") as unsupported:
         ask(audio={"voice": "alloy", "format": "wav"})
     assert unsupported.value.code == "unsupported_parameter"
