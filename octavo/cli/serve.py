@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from octavo.engine.engine import Engine
     from octavo.serve.options import ServeOptions
 
-MAX_WAITING = 64  # requests in line: one more is told to come again
+MAX_WAITING = 512  # requests in line: one more is told to come again
 
 Models = Annotated[list[str], typer.Argument(help="Model folders, GGUF files or hub names (owner/name).")]
 Names = Annotated[
@@ -38,6 +38,7 @@ CacheDisk = Annotated[
     float, typer.Option(help="GiB of a file for conversations that memory has no room for.", min=0, metavar="GIB")
 ]
 Drain = Annotated[float, typer.Option(help="Most seconds for answers to end after SIGTERM or Ctrl-C.", min=0)]
+RequestsPerKey = Annotated[int | None, typer.Option(help="Requests that one API key may have under way.", min=1)]
 LogRequests = Annotated[bool, typer.Option("--log-requests", help="A line for each request, without its text.")]
 
 
@@ -54,6 +55,7 @@ def run(
     quant: Quant = None,
     device: Device = "cpu",
     dtype: Dtype = None,
+    requests_per_key: RequestsPerKey = None,
     drain_seconds: Drain = 30.0,
     log_requests: LogRequests = False,
 ) -> None:
@@ -71,7 +73,9 @@ def run(
 
     keys = Keys([*(api_key or ()), *(read_keys(api_key_file) if api_key_file is not None else ())])
     listener = listen(host, port, has_keys=bool(keys))
-    options = ServeOptions(keys=keys, drain_seconds=drain_seconds, log_requests=log_requests)
+    options = ServeOptions(
+        keys=keys, requests_per_key=requests_per_key, drain_seconds=drain_seconds, log_requests=log_requests
+    )
     with contextlib.ExitStack() as opened:
 
         def load() -> "dict[str, Engine]":

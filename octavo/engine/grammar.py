@@ -259,7 +259,7 @@ def _source(grammar: Grammar) -> str:
     if size > MAX_SOURCE_BYTES:
         raise UserError(f"{name} has {size} bytes, more than the limit of {MAX_SOURCE_BYTES}; shorten it")
     if grammar.kind == "json_schema":
-        return json.dumps({"grammars": [{"json_schema": {**_schema(text), "x-guidance": JSON_OPTIONS}}]})
+        return json.dumps({"grammars": [{"json_schema": read_schema(text)}]})
     import llguidance
 
     if grammar.kind == "lark":
@@ -269,18 +269,19 @@ def _source(grammar: Grammar) -> str:
     return llguidance.LLMatcher.grammar_from_regex(text)
 
 
-def _schema(text: str) -> dict[str, Any]:
+def read_schema(text: str) -> dict[str, Any]:
+    """A JSON schema as llguidance takes it. Raises UserError for one that is none, or is nested too deeply."""
     try:
         schema = json.loads(text)
     except (ValueError, RecursionError) as error:
         why = "it is nested too deeply" if isinstance(error, RecursionError) else reason(str(error))
         raise UserError(f"JSON schema is not valid JSON: {why}; correct it") from None
     if schema is True:
-        return {}
+        schema = {}
     if not isinstance(schema, dict):
         raise UserError(f"JSON schema is {text!r:.80}: it must be an object; {{}} allows any JSON")
     check_depth(schema, "JSON schema")
-    return schema
+    return {**schema, "x-guidance": JSON_OPTIONS}
 
 
 def check_depth(schema: dict[str, Any], place: str) -> None:

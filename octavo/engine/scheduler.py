@@ -24,6 +24,7 @@ from octavo.errors import UserError
 
 MAX_DRAFT = 16  # tokens guessed at once by a sequence
 DRAFT_ROWS = 24  # by all together: with more, wrong guesses cost more than right ones save (docs/log.md)
+PROMPTS_AT_ONCE = 4  # computed in a step
 LOGIT_ROWS = 128  # of one sequence in a step: with 200,000 tokens a vocabulary, 100 MB
 
 
@@ -159,8 +160,7 @@ class Scheduler:
         self._let_in()
         rows = self.options.step_tokens_beside if shares else self.options.step_tokens
         known = set(decoding)  # in the list itself, 32 sequences would take a hundred microseconds to look up
-        prompts = [each for each in self.running if each not in known][:rows]  # so that each gets a token at least
-        prompts.sort(key=self._longest_chunk)
+        prompts = self._next_prompts([each for each in self.running if each not in known], rows)
         for index, sequence in enumerate(prompts):
             equal_share = -(-rows // (len(prompts) - index))  # what a short prompt leaves of its own goes to the others
             count = min(equal_share, self._longest_chunk(sequence))
@@ -168,6 +168,16 @@ class Scheduler:
                 shares.append(Share(sequence, sequence.computed, count))
                 rows -= count
         return [share for share in shares if share.sequence.let_in]  # some may have had to give way to others
+
+    def _next_prompts(self, prompts: list[Sequence], rows: int) -> list[Sequence]:
+        """Those whose prompts are computed in this step, the shortest first: the one that came first, so that nobody
+        waits for ever, and those that have the least left, so that a long one holds up no short ones.
+
+        Few: were all to get a share, their prompts would end together, all would then decode, and the chunks would be
+        so small that reading earlier keys for each of them is most of the work.
+        """
+        others = sorted(prompts[1:], key=self._longest_chunk)
+        return sorted([*prompts[:1], *others[: min(PROMPTS_AT_ONCE, rows) - 1]], key=self._longest_chunk)
 
     def advance(self, shares: Iterable[Share]) -> None:
         """Note that a step was computed: its tokens are in memory now, guesses apart."""

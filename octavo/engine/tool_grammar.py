@@ -15,26 +15,37 @@ from octavo.config.sampling import Grammar
 from octavo.data.tokenizer import Tokenizer
 from octavo.data.tool_formats import ToolFormat
 from octavo.data.tool_specs import Tool
-from octavo.engine.grammar import JSON_OPTIONS, check_depth
+from octavo.engine.grammar import JSON_OPTIONS, check_depth, read_schema
 from octavo.errors import UserError
 
 
 def tool_grammar(
-    tokenizer: Tokenizer, tools: Sequence[Tool], choice: Any = None, parallel: bool = True
+    tokenizer: Tokenizer,
+    tools: Sequence[Tool],
+    choice: Any = None,
+    parallel: bool = True,
+    answer: Grammar | None = None,
 ) -> Grammar | None:
     """What an answer must look like under OpenAI's `tool_choice` and `parallel_tool_calls`; None if it is free.
 
     "required": one or more calls; {"type": "function", "function": {"name": ...}}: one call of that function; "auto" or
     None: text, after which there may be calls, and these are held to their schemas if one of the tools is `strict`
-    (those that are not may get any object). Raises UserError for a choice that is none, or that names no tool, and for
+    (those that are not may get any object). answer: what it must look like where nothing is called; instead of text
+    there are calls, then, or such an answer.
+
+    Raises UserError for a choice that is none, or that names no tool, for an `answer` that is no JSON schema, and for
     schemas nested too deeply; what is wrong with them otherwise shows when the grammar is compiled.
     """
+    if not tools and choice in (None, "none", "auto"):
+        return answer
     if choice in (None, "none", "auto"):
-        if choice == "none" or not any(tool.strict for tool in tools):
-            return None
+        if choice == "none" or not (answer or any(tool.strict for tool in tools)):
+            return answer
+        if answer and answer.kind != "json_schema":
+            raise UserError("tools that may be called go with a JSON schema for the answer only: set tool_choice")
         lenient = [Tool(tool.name, {"type": "object"}, False, tool.given) for tool in tools]
         held = [tool if tool.strict else free for tool, free in zip(tools, lenient, strict=True)]
-        return _grammar(tokenizer, held, parallel, text_first=True)
+        return _grammar(tokenizer, held, parallel, text_first=answer is None, answer=answer)
     if choice == "required":
         if not tools:
             raise UserError("tool_choice is 'required', and there are no tools: give some")
@@ -59,7 +70,13 @@ def _named(choice: Any) -> str:
     return name
 
 
-def _grammar(tokenizer: Tokenizer, tools: Sequence[Tool], parallel: bool, text_first: bool = False) -> Grammar:
+def _grammar(
+    tokenizer: Tokenizer,
+    tools: Sequence[Tool],
+    parallel: bool,
+    text_first: bool = False,
+    answer: Grammar | None = None,
+) -> Grammar:
     form = tokenizer.tool_style.format
     before, between, after = form.call
     rules, names = [], []
@@ -78,6 +95,9 @@ def _grammar(tokenizer: Tokenizer, tools: Sequence[Tool], parallel: bool, text_f
     opening, head = _after_text(tokenizer, form) if text_first else (_literal(tokenizer, form.opening), [])
     run = f"{opening} call{more} {_literal(tokenizer, form.closing)}"
     start = f"start: TEXT | {run}" if text_first else f"start: {run}"
+    if answer:
+        start = f"start: answer | {run}"
+        rules.append(f"answer: %json {json.dumps(read_schema(answer.text))}")
     return Grammar("lark", "\n".join([start, *head, call, *rules]))
 
 

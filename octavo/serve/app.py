@@ -25,6 +25,7 @@ from octavo.serve.models import Models
 from octavo.serve.openapi import add_document
 from octavo.serve.options import ServeOptions
 from octavo.serve.page import add_page
+from octavo.serve.quota import Quota
 from octavo.serve.reading import detokenize, read_embedding, tokenize
 
 
@@ -65,7 +66,8 @@ class _Api:
 
     def __init__(self, models: Models, options: ServeOptions, metrics: Metrics) -> None:
         self._models, self._options, self._metrics = models, options, metrics
-        self.jobs = Jobs(models.engines.values())
+        self._quota = Quota(options.requests_per_key)
+        self.jobs = Jobs(models.engines.values(), options.stream_interval)
 
     async def list_models(self) -> Json:
         return self._models.cards()
@@ -83,6 +85,7 @@ class _Api:
     async def _generate(self, request: Request, read: Callable[[bytes], Generation]) -> Response:
         body = await self._body(request)
         with contextlib.ExitStack() as held:
+            held.enter_context(self._quota.one_of(request.state.tenant))
             job = self.jobs.job()
             held.callback(job.cancel)
 
@@ -102,6 +105,7 @@ class _Api:
         body = await self._body(request)
         embedding = await asyncio.to_thread(read_embedding, self._models, body)
         with contextlib.ExitStack() as held:
+            held.enter_context(self._quota.one_of(request.state.tenant))
             job = self.jobs.job()
             held.callback(job.cancel)
             await asyncio.to_thread(job.begin, embedding.start(request.state.tenant))

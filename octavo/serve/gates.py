@@ -10,7 +10,7 @@ from octavo.serve.guard import PROBES, Guard
 from octavo.serve.lifecycle import Drain, Lifecycle
 from octavo.serve.metrics import Metrics
 from octavo.serve.options import ServeOptions
-from octavo.serve.page import PATHS
+from octavo.serve.page import PAGE_PATHS
 from octavo.serve.status import STATUS_PATHS, add_status
 
 
@@ -20,8 +20,8 @@ def add_gates(app: FastAPI, engines: Mapping[str, Engine], options: ServeOptions
     lifecycle, metrics = Lifecycle(), Metrics(engines)
     app.state.lifecycle = lifecycle
     # the one that is added last is the outermost
-    app.add_middleware(Drain, lifecycle=lifecycle, open_paths=[*STATUS_PATHS, *PATHS])
-    app.add_middleware(Guard, keys=options.keys, public=[*PROBES, *PATHS])
+    app.add_middleware(Drain, lifecycle=lifecycle, open_paths=[*STATUS_PATHS, *PAGE_PATHS])
+    app.add_middleware(Guard, keys=options.keys, public=[*PROBES, *PAGE_PATHS])
     app.add_middleware(AccessLog, metrics=metrics, log=options.log_requests)
     add_status(app, engines, lifecycle, metrics)
     return metrics

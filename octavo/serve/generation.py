@@ -11,7 +11,6 @@ from octavo.engine.engine import Engine
 from octavo.engine.prompts import Encoded
 from octavo.engine.tool_grammar import tool_grammar
 from octavo.serve.answers import Asked
-from octavo.serve.errors import ApiError
 from octavo.serve.jobs import Start
 from octavo.serve.models import Models
 from octavo.serve.protocol.chat import ChatRequest
@@ -52,16 +51,10 @@ def read_chat(models: Models, body: bytes, default_max_tokens: int) -> Generatio
 
 def _calling(engine: Engine, chat: ChatRequest, tools: Sequence[Tool]) -> dict[str, Any]:
     """Fields of SamplingParams by which the model can call functions, and calls only what there is."""
-    if not tools:
-        tool_grammar(engine.tokenizer, (), chat.tool_choice)  # which may insist on a call
-        return {}
     choice, parallel = chat.tool_choice, chat.parallel_tool_calls is not False
-    forced, grammar = tool_grammar(engine.tokenizer, tools, choice, parallel), chat.grammar()
-    if grammar and choice in (None, "auto"):
-        message = "an answer in this format leaves no room for calls: set tool_choice to none or required"
-        raise ApiError(400, message, param="response_format", code="invalid_value")
-    marker = engine.tokenizer.tool_style.format.marker
-    return {"grammar": forced or grammar, "skip_special_tokens": engine.tokenizer.special_id(marker) is None}
+    grammar = tool_grammar(engine.tokenizer, tools, choice, parallel, chat.grammar())
+    marker = engine.tokenizer.tool_style.format.marker if tools else ""
+    return {"grammar": grammar, "skip_special_tokens": engine.tokenizer.special_id(marker) is None}
 
 
 def _parser(engine: Engine, tools: Sequence[Tool]) -> ToolParser:

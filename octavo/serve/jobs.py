@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from octavo.engine.answer import Piece
 from octavo.engine.engine import Engine, Ticket
 from octavo.serve.errors import ApiError
 from octavo.serve.metrics import Watch
@@ -17,11 +19,14 @@ Start = Callable[[Emit], Sequence[Ticket]]
 class Jobs:
     """The requests under way, and their post: items from the engines' threads.
 
-    The event loop is woken once after each step, not with every item: that is a system call, and the loop would take
-    the interpreter's lock from an engine that has more to deal out.
+    The event loop is woken after a step, not with every item: that is a system call, and the loop would take the
+    interpreter's lock from an engine that has more to deal out. And where steps are short not after each of them: to
+    write to every stream costs a few hundredths of a step. Beginnings, ends and errors never wait.
     """
 
-    def __init__(self, engines: Iterable[Engine]) -> None:
+    def __init__(self, engines: Iterable[Engine], interval: float = 0.0) -> None:
+        """interval: seconds in which a stream is written to once."""
+        self._interval, self._woken_at, self._urgent = interval, 0.0, False
         self.under_way: set[Job] = set()
         self._engines = tuple(engines)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -48,10 +53,15 @@ class Jobs:
     def put(self, job: "Job", number: int, item: Any) -> None:
         """One more item for a job, from any thread; it is there after the step."""
         self._post.append((job, number, item))
+        if not (job.has_begun and isinstance(item, Piece) and item.finish_reason is None):
+            job.has_begun = self._urgent = True
 
     def _wake(self) -> None:
+        now = time.monotonic()
+        if not (self._urgent or now - self._woken_at >= self._interval):
+            return
         if self._post and not self._announced and self._loop and not self._loop.is_closed():
-            self._announced = True
+            self._announced, self._urgent, self._woken_at = True, False, now
             self._loop.call_soon_threadsafe(self._deliver)
 
     def _deliver(self) -> None:
@@ -72,6 +82,7 @@ class Job:
         self._loop = asyncio.get_running_loop()
         self._read_at = self._loop.time()
         self._over = False
+        self.has_begun = False  # whether anything has come
         self.tickets: Sequence[Ticket] = ()
         self.watch: Watch | None = None  # is told of every piece that is read, and of the end
 

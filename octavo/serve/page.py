@@ -12,11 +12,8 @@ _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 _FILES = {f"/web/{file.name}": file for file in sorted(_WEB.iterdir()) if file.suffix in _TYPES}
 _FILES["/"] = _FILES.pop("/web/index.html")
 
+# what a browser fetches before it knows an API key; none of it tells anything about the server
 PAGE_PATHS = frozenset(_FILES)
-"""What a browser fetches before it knows an API key; none of it tells anything about the server."""
-
-
-PATHS = tuple(_FILES)
 
 
 def add_page(app: FastAPI) -> None:

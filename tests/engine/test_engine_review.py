@@ -180,6 +180,17 @@ def test_a_job_is_told_even_where_its_memory_cannot_be_put_right(tokenizer, monk
     assert isinstance(pieces[-1], RuntimeError)
 
 
+def test_few_prompts_are_computed_at_once_the_first_and_the_shortest() -> None:
+    """Else all would end together, and all decode together."""
+    planner = scheduler(200, max_running=8, step_tokens=32, step_tokens_beside=32, prefix_cache=False)
+    prompts = [request(IDS[at : at + length], new=1) for at, length in enumerate((80, 70, 60, 20, 50, 40))]
+    for prompt in prompts:
+        planner.add(prompt)
+    shares = planner.plan()
+    assert {prompts.index(share.sequence) for share in shares} == {0, 3, 4, 5}
+    assert sum(share.count for share in shares) == 32 and min(share.count for share in shares) == 8
+
+
 def test_a_long_prompt_is_not_put_off_by_shorter_ones_for_ever() -> None:
     planner = scheduler(200, max_running=4, step_tokens=2, step_tokens_beside=2, prefix_cache=False)
     long = request(IDS[:90], new=1)

@@ -123,7 +123,8 @@ def serving(engine: Engine | Puppet | Mapping[str, Engine | Puppet], **options: 
     engines: Any = engine if isinstance(engine, Mapping) else {MODEL: engine}
     ready = threading.Event()
     with listen("127.0.0.1", 0) as listener:
-        server = Server(create_app(engines, ServeOptions(**options)), listener, lambda _: ready.set())
+        app = create_app(engines, ServeOptions(**{"stream_interval": 0.0, **options}))
+        server = Server(app, listener, lambda _: ready.set())
         thread = threading.Thread(target=server.run, name="test-server")
         thread.start()
         try:

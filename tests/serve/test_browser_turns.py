@@ -95,7 +95,7 @@ def test_copy(opened: tuple[Page, Puppet]) -> None:
     answer = last_answer(page)
     for name, copied in (("Copy", "**bold**\n\n```py\nx = 1\n```\n"), ("Copy code", "x = 1")):
         answer.get_by_role("button", name=name, exact=True).click()
-        answer.get_by_role("button", name="Copied").wait_for()
+        answer.get_by_role("button", name="Copied").first.wait_for()
         assert page.evaluate("navigator.clipboard.readText()") == copied
 
 

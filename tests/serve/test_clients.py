@@ -10,6 +10,7 @@ import pytest
 from octavo.engine.core import Busy
 from octavo.engine.engine import Engine
 from octavo.serve.openapi import document
+from octavo.serve.options import ServeOptions
 from tests.serve.environments import cases, interpreter, play
 from tests.serve.serving import MODEL, Puppet, says, serving, tiny_engine
 
@@ -38,7 +39,8 @@ def odd_url(engine: Engine) -> Iterator[str]:
     caller = Puppet(*says(*(calls[at : at + 7] for at in range(0, len(calls), 7))))
     for puppet in (breaks, busy, caller):
         puppet.step(10**9)
-    with serving({MODEL: engine, "breaks": breaks, "busy": busy, "caller": caller}) as address:
+    models = {MODEL: engine, "breaks": breaks, "busy": busy, "caller": caller}
+    with serving(models, stream_interval=ServeOptions.stream_interval) as address:  # as users have it
         yield address
 
 

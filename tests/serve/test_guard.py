@@ -17,14 +17,14 @@ from octavo.errors import UsageError, UserError
 from octavo.serve.app import create_app
 from octavo.serve.keys import Keys, read_keys
 from octavo.serve.options import ServeOptions
-from octavo.serve.page import PATHS
+from octavo.serve.page import PAGE_PATHS
 from octavo.serve.server import listen
 from tests.serve.serving import MODEL, Puppet, body, says, serving
 
 CHAT = "/v1/chat/completions"
 get, post = partial(httpx.get, timeout=30), partial(httpx.post, timeout=30)
 KEY, OTHER = "first-of-the-keys-8d1f", "second-of-the-keys-77aa"
-PUBLIC = {"/health", "/ready", *PATHS}
+PUBLIC = {"/health", "/ready", *PAGE_PATHS}
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Functions that a model may call, as clients meet them. What each family writes is tested in tests/data."""
 
+import itertools
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -117,6 +118,24 @@ def test_a_call_that_is_cut_off_ends_by_length() -> None:
         assert ask(client).choices[0].finish_reason == "length"
 
 
+def test_an_answer_in_a_format_or_a_call(client: openai.OpenAI) -> None:
+    """The model chooses between both, and writes nothing else."""
+    schema = {"type": "object", "properties": {"ok": {"enum": [1]}}, "required": ["ok"], "additionalProperties": False}
+    wanted = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+    # what it would rather begin with, as the tiny model has no opinion
+    begins = {text: client.post("/../tokenize", body={"prompt": text}, cast_to=object)["tokens"][0] for text in "{<"}  # type: ignore[index]
+    for text, seed in itertools.product("{<", range(3)):
+        bias = {str(begins[text]): 100}
+        choice = ask(client, response_format=wanted, logit_bias=bias, seed=seed, parallel_tool_calls=False).choices[0]
+        if text == "{":
+            assert json.loads(choice.message.content) == {"ok": 1} and choice.message.tool_calls is None
+        elif choice.finish_reason == "tool_calls":
+            (call,) = choice.message.tool_calls
+            assert call.function.name in ("weather", "time") and isinstance(json.loads(call.function.arguments), dict)
+        else:
+            assert choice.finish_reason == "length"  # a tool that is not strict may have any arguments
+
+
 def test_the_results_of_calls_are_read(client: openai.OpenAI) -> None:
     call = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Paris"}'}}
     turns = [
@@ -144,7 +163,7 @@ def test_the_results_of_calls_are_read(client: openai.OpenAI) -> None:
         ({"tool_choice": {"type": "function", "function": {"name": "nobody"}}}, "nobody"),
         ({"tools": [], "tool_choice": "required"}, "there are no tools"),
         ({"tools": [], "tool_choice": NAMED}, "weather"),
-        ({"response_format": {"type": "json_object"}}, "set tool_choice to none or required"),
+        ({"extra_body": {"guided_regex": "a"}}, "a JSON schema for the answer only"),
         ({"messages": [{"role": "tool", "tool_call_id": "x", "content": "y"}]}, "messages[0].tool_call_id"),
     ],
 )
