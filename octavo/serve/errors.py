@@ -42,4 +42,6 @@ def as_api_error(error: Exception) -> ApiError:
         return ApiError(400, str(error))
     if isinstance(error, HTTPException):
         return ApiError(error.status_code, str(error.detail), headers=error.headers)
-    return ApiError(500, "the server failed to answer; its log says why", code="internal_error")
+    message = "the server failed to answer; its log says why"
+    # uvicorn closes the connection after an unexpected error: a client that was not told would use it again
+    return ApiError(500, message, code="internal_error", headers={"Connection": "close"})

@@ -1,7 +1,7 @@
 """Servers for the tests: a tiny random model behind a real socket, and an engine that does as the test says."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -29,7 +29,9 @@ def tiny_engine(family: str = "mixtral", **options: Any) -> Engine:
     """
     decoder = Decoder(tiny_config(family, max_positions=CONTEXT)).initialise(2).eval()
     tokenizer = Tokenizer.from_files(tiny_tokenizer_files(), "tiny")
-    return Engine.for_decoder(decoder, tokenizer, EngineOptions(context=CONTEXT, memory_tokens=CONTEXT, **options))
+    return Engine.for_decoder(
+        decoder, tokenizer, EngineOptions(**{"context": CONTEXT, "memory_tokens": CONTEXT} | options)
+    )
 
 
 class Puppet:
@@ -116,15 +118,13 @@ def says(*texts: str) -> list[Piece]:
 
 
 @contextmanager
-def serving(engine: Engine | Puppet, **options: Any) -> Iterator[str]:
-    """Address of a server on a free port, in a thread."""
+def serving(engine: Engine | Puppet | Mapping[str, Engine | Puppet], **options: Any) -> Iterator[str]:
+    """Address of a server on a free port, in a thread: of one model, or several by their names."""
+    engines: Any = engine if isinstance(engine, Mapping) else {MODEL: engine}
     ready = threading.Event()
     with listen("127.0.0.1", 0) as listener:
-        server = Server(
-            create_app({MODEL: engine}, ServeOptions(**{"stream_interval": 0.0, **options})),
-            listener,
-            lambda _: ready.set(),
-        )
+        app = create_app(engines, ServeOptions(**{"stream_interval": 0.0, **options}))
+        server = Server(app, listener, lambda _: ready.set())
         thread = threading.Thread(target=server.run, name="test-server")
         thread.start()
         try:

@@ -202,4 +202,6 @@ def test_error_in_the_middle_of_a_stream(caplog: pytest.LogCaptureFixture) -> No
         with pytest.raises(openai.InternalServerError, match="its log says why") as refused:
             ask(client)
         assert refused.value.response.headers["x-content-type-options"] == "nosniff"
+        # uvicorn closes the connection: a client that was not told fails with its next request
+        assert refused.value.response.headers["connection"] == "close"
     assert caplog.text.count("secret detail") == 2

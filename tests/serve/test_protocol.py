@@ -115,6 +115,13 @@ def test_unsupported_fields_are_refused_by_name(name: str) -> None:
     assert str(refused).startswith(f"{name} is ") and len(str(refused)) < 160
 
 
+@pytest.mark.parametrize("asked", [{"prompt_logprobs": 0}, {"min_tokens": False}, {"echo": 0}])
+def test_zero_is_not_false(asked: dict[str, Any]) -> None:
+    """prompt_logprobs: 0 asks for each token's own, in vLLM."""
+    assert refusal(body(**asked)).body["error"]["code"] == "unsupported_parameter"
+    ChatRequest.parse(json.dumps(body(length_penalty=1.0, mirostat=0.0, prompt_logprobs=False)).encode())
+
+
 @pytest.mark.parametrize(("place", "value"), WRONG)
 def test_wrong_values_are_refused_by_name(place: str, value: Any) -> None:
     field = place.split("[")[0].split(".")[0]

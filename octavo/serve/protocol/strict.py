@@ -36,7 +36,7 @@ class Strict(BaseModel):
     def _refuse_unsupported(cls, data: Any) -> Any:
         if isinstance(data, dict):
             for name, allowed in cls.only.items():
-                if name in data and data[name] not in allowed:
+                if name in data and not any(_same(data[name], each) for each in allowed):
                     shown = json.dumps(data[name])
                     shown = shown if len(shown) <= 60 else shown[:57] + "..."
                     message = f"{name} is {shown}, which this server does not support: leave it out"
@@ -61,6 +61,11 @@ class Strict(BaseModel):
             return cls.model_validate(data)
         except ValidationError as error:
             raise _named(error.errors(include_url=False, include_context=False)[0]) from None
+
+
+def _same(given: Any, allowed: Any) -> bool:
+    """Equality as JSON has it: in Python 0 is False, but prompt_logprobs: 0 asks for something."""
+    return given == allowed and isinstance(given, bool) == isinstance(allowed, bool)
 
 
 def _named(error: ErrorDetails) -> ApiError:
