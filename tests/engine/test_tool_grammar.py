@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Iterator
 from functools import cache
 from random import Random
 from typing import Any
@@ -210,11 +211,22 @@ def test_grammars_that_are_none_are_refused() -> None:
 # ---- through the engine
 
 
-@cache
+@pytest.fixture(scope="module", autouse=True)
+def _closed_in_the_end() -> Iterator[None]:
+    yield
+    while _ENGINES:
+        _ENGINES.popitem()[1].close()
+
+
+_ENGINES: dict[str, Engine] = {}
+
+
 def engine(model: str) -> Engine:
-    its = tokenizer(model)
-    config = tiny_config(vocab_size=its.vocab_size, eos_token_id=min(its.eos_ids), max_positions=2048)
-    return Engine.for_decoder(Decoder(config).initialise(3).eval(), its)
+    if model not in _ENGINES:
+        its = tokenizer(model)
+        config = tiny_config(vocab_size=its.vocab_size, eos_token_id=min(its.eos_ids), max_positions=2048)
+        _ENGINES[model] = Engine.for_decoder(Decoder(config).initialise(3).eval(), its)
+    return _ENGINES[model]
 
 
 @by_model

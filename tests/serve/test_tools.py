@@ -10,6 +10,7 @@ import openai
 import pytest
 
 from octavo.engine.answer import Piece
+from octavo.engine.engine import Engine
 from tests.serve.serving import MODEL, Puppet, serving
 
 QUESTION: Any = [{"role": "user", "content": "What is the weather in Paris?"}]
@@ -118,12 +119,12 @@ def test_a_call_that_is_cut_off_ends_by_length() -> None:
         assert ask(client).choices[0].finish_reason == "length"
 
 
-def test_an_answer_in_a_format_or_a_call(client: openai.OpenAI) -> None:
+def test_an_answer_in_a_format_or_a_call(client: openai.OpenAI, engine: Engine) -> None:
     """The model chooses between both, and writes nothing else."""
     schema = {"type": "object", "properties": {"ok": {"enum": [1]}}, "required": ["ok"], "additionalProperties": False}
     wanted = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
     # what it would rather begin with, as the tiny model has no opinion
-    begins = {text: client.post("/../tokenize", body={"prompt": text}, cast_to=object)["tokens"][0] for text in "{<"}  # type: ignore[index]
+    begins = {text: engine.tokenizer.encode(text)[0] for text in "{<"}
     for text, seed in itertools.product("{<", range(3)):
         bias = {str(begins[text]): 100}
         choice = ask(client, response_format=wanted, logit_bias=bias, seed=seed, parallel_tool_calls=False).choices[0]
