@@ -199,7 +199,8 @@ def test_a_key(page: Page, stage: Stage) -> None:
 
     page.route("**/v1/**", closed)
     page.goto(url)
-    field = page.get_by_label("This server asks for an API key")
+    page.get_by_label("This server asks for an API key").wait_for()
+    field = page.locator("#key")
     field.fill("wrong")
     page.get_by_role("button", name="Use key").click()
     field.wait_for()

@@ -13,9 +13,25 @@ export class ApiError extends Error {
   }
 }
 
+let key = ""; // where the browser lets the page store nothing
+
 /** Keep the API key for as long as this tab is open. */
-export function setKey(key) {
-  sessionStorage.setItem(KEY, key);
+export function setKey(given) {
+  key = given;
+  try {
+    sessionStorage.setItem(KEY, given);
+  } catch (error) {
+    console.debug("the key cannot be stored", error);
+  }
+}
+
+/** The API key, "" if there is none. */
+export function getKey() {
+  try {
+    return sessionStorage.getItem(KEY) ?? key;
+  } catch {
+    return key;
+  }
 }
 
 /** The models of this server: [{id, max_model_len}]. */
@@ -51,8 +67,7 @@ export async function streamChat(request, signal, onText) {
 
 async function call(path, body, signal) {
   const headers = {};
-  const key = sessionStorage.getItem(KEY);
-  if (key) headers.Authorization = `Bearer ${key}`;
+  if (getKey()) headers.Authorization = `Bearer ${getKey()}`;
   const options = { headers, signal };
   if (body) {
     headers["Content-Type"] = "application/json";
@@ -94,14 +109,18 @@ function reached(promise) {
 async function* eventData(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let pending = "";
-  for (;;) {
-    const { value, done } = await reached(reader.read());
-    if (done) return;
-    const events = (pending + value).split(/\r?\n\r?\n/);
-    pending = events.pop();
-    for (const event of events) {
-      const lines = event.split(/\r?\n/).filter((line) => line.startsWith("data:"));
-      if (lines.length) yield lines.map((line) => line.slice(5).trimStart()).join("\n");
+  try {
+    for (;;) {
+      const { value, done } = await reached(reader.read());
+      if (done) return;
+      const events = (pending + value).split(/\r?\n\r?\n/);
+      pending = events.pop();
+      for (const event of events) {
+        const lines = event.split(/\r?\n/).filter((line) => line.startsWith("data:"));
+        if (lines.length) yield lines.map((line) => line.slice(5).trimStart()).join("\n");
+      }
     }
+  } finally {
+    reader.cancel().catch(() => {}); // who stops reading for an event that is broken frees the server, too
   }
 }

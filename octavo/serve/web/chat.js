@@ -3,7 +3,7 @@
 import { Answer, throttled } from "./answer.js";
 import { ApiError, countTokens, listModels } from "./api.js";
 import { Composer } from "./composer.js";
-import { byId, make } from "./dom.js";
+import { byId, isComposing, make } from "./dom.js";
 import { announce, askForKey, clearNotice, notify } from "./notice.js";
 import { Settings } from "./settings.js";
 import { Sidebar } from "./sidebar.js";
@@ -91,20 +91,19 @@ class Chat {
     return this.answers.has(this.conversation.id);
   }
 
-  async send({ text, files }) {
-    if (this.busy || !this.settings.check()) return;
-    if (!this.model) await this.loadModels();
+  /** Ask a question. False where that cannot be yet. */
+  send({ text, files }) {
+    if (this.busy || !this.settings.check()) return false;
     const question = this.conversation.add(this.conversation.path().at(-1), "user", { text: text.trim(), files });
-    this.composer.draft = { text: "", files: [] };
     this.answer(question);
+    return true;
   }
 
   /** Have a question answered, in a new turn after it or in `turn`. */
   async answer(question, turn = null) {
-    const { conversation, model } = this;
+    const { conversation } = this;
     if (this.busy || !this.settings.check()) return;
-    conversation.model = model;
-    turn ??= conversation.add(question, "assistant", { model });
+    turn ??= conversation.add(question, "assistant", { model: this.model });
     Object.assign(turn, { state: "streaming", text: "", error: "", stats: {} });
     const answer = new Answer(turn);
     this.answers.set(conversation.id, answer);
@@ -112,7 +111,9 @@ class Chat {
     this.view.toEnd();
     announce("Answering");
     const draw = throttled(() => turn.state === "streaming" && this.view.refresh(turn));
-    const request = { model, messages: conversation.messages(question), ...this.settings.sampling() };
+    const request = { messages: conversation.messages(question), ...this.settings.sampling() };
+    if (!this.model) await this.loadModels();
+    turn.model = conversation.model = request.model = this.model;
     this.finish(conversation, turn, await answer.run(request, draw));
   }
 
@@ -136,14 +137,17 @@ class Chat {
     this.answers.get(this.conversation.id)?.stop();
   }
 
-  /** A changed question is asked anew; a changed answer is a version that the model is told it gave. */
+  /** A changed question is asked anew; a changed answer is a version that the model is told it gave. False where
+   *  another answer has to end before. */
   edit(turn, text) {
-    if (this.busy || !this.settings.check()) return;
+    if (this.busy) notify("The answer to another question is being written: stop it first, or wait.");
+    if (this.busy || !this.settings.check()) return false;
     const { conversation } = this;
     const { role, files, model } = turn;
     const made = conversation.add(conversation.before(turn), role, { text: text.trim(), files, model });
     if (role === "user") this.answer(made);
     else this.changed(conversation);
+    return true;
   }
 
   editLast() {
@@ -188,8 +192,9 @@ class Chat {
   }
 
   rename(conversation, title) {
-    conversation.title = title;
-    this.changed(conversation, false);
+    const latest = this.store.get(conversation.id) ?? conversation; // another tab may have changed it meanwhile
+    latest.title = title;
+    this.changed(latest, false);
   }
 
   remove(conversation) {
@@ -262,12 +267,13 @@ class Chat {
     for (const leaving of ["beforeunload", "pagehide"]) addEventListener(leaving, () => this.keepUnfinished());
   }
 
+  // a browser that fills in a field sends a key event without a key
   key(event) {
-    if (event.key === "Escape" && !event.isComposing) {
+    if (event.key === "Escape" && !isComposing(event)) {
       if (this.busy) this.stop();
       else if (this.sidebar.isDrawer) this.sidebar.toggle(false);
       else this.settings.toggle(false);
-    } else if (event.key.toLowerCase() === "o" && event.shiftKey && (event.ctrlKey || event.metaKey)) {
+    } else if (event.key?.toLowerCase() === "o" && event.shiftKey && (event.ctrlKey || event.metaKey)) {
       event.preventDefault();
       this.newChat();
     }

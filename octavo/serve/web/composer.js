@@ -6,8 +6,8 @@ const LARGEST_FILE = 2 * 2 ** 20; // bytes; the server takes bodies of twice tha
 const PAUSE = 400; // milliseconds without typing before tokens are counted
 
 /**
- * `actions`: send({text, files}), stop(), editLast(), complain(words), countText(text) and countDraft({text, files}),
- * which give {count, max_model_len} or throw.
+ * `actions`: send({text, files}), which says whether it could, stop(), editLast(), complain(words), countText(text) and
+ * countDraft({text, files}), which give {count, max_model_len} or throw.
  */
 export class Composer {
   constructor(actions) {
@@ -59,7 +59,7 @@ export class Composer {
   }
 
   send() {
-    if (!this.empty) this.actions.send(this.draft);
+    if (!this.empty && this.actions.send(this.draft)) this.draft = { text: "", files: [] };
   }
 
   key(event) {

@@ -23,6 +23,20 @@ export function fill(node, children) {
   return node;
 }
 
+/**
+ * Make these elements the children of a node. What stays is not touched: it keeps its focus, the reader's selection and
+ * its scroll position, and is not read aloud again.
+ */
+export function arrange(node, children) {
+  const kept = new Set(children);
+  for (const child of [...node.children]) if (!kept.has(child)) child.remove();
+  let next = node.firstElementChild;
+  for (const child of children) {
+    if (child === next) next = next.nextElementSibling;
+    else node.insertBefore(child, next);
+  }
+}
+
 /** A picture from the sprite in index.html. */
 export function icon(name) {
   const space = "http://www.w3.org/2000/svg";
@@ -42,7 +56,11 @@ export function iconButton(name, label, click) {
 
 /** Put text on the clipboard. Browsers keep the modern interface to https and localhost, hence the old one. */
 export async function copyText(text) {
-  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  try {
+    return await navigator.clipboard.writeText(text);
+  } catch (error) {
+    console.debug("the old way to copy", error);
+  }
   const holder = make("textarea", { class: "unseen" });
   holder.value = text;
   document.body.append(holder);
@@ -76,7 +94,13 @@ export function fit(area) {
   area.style.height = `${area.scrollHeight}px`;
 }
 
-/** Whether a key event is a plain Enter. An input method takes Enter for itself while it composes. */
+/** Whether a key event is a plain Enter. */
 export function isEnter(event) {
-  return event.key === "Enter" && !event.shiftKey && !event.isComposing;
+  return event.key === "Enter" && !event.shiftKey && !isComposing(event);
+}
+
+/** Whether an input method takes the key for itself. Safari says so only by the code 229: its composition ends before
+ *  the Enter that ends it. */
+export function isComposing(event) {
+  return event.isComposing || event.keyCode === 229;
 }

@@ -11,6 +11,8 @@ const TITLE = String.raw`(?:\s{1,9}"[^"]{0,500}")?`;
 const LINK = new RegExp(String.raw`${LABEL}\(\s{0,9}${ADDRESS}${TITLE}\s{0,9}\)`, "y");
 const BARE = /<?((?:https?:\/\/|mailto:)[^\s<>"'`]{1,2000})>?/y;
 const ESCAPED = /\\([!-/:-@[-`{-~])/y;
+// Emphasis within emphasis; deeper signs stay text: browsers lay out what is nested by recursion.
+const DEEPEST = 40;
 const TAGS = { 1: "em", 2: "strong", "~": "del" };
 
 /** The nodes and strings of a line or a paragraph. */
@@ -139,7 +141,7 @@ class Inline {
     if (left > 3 || (sign === "~" && left !== 2)) return this.push(sign.repeat(left));
     const inWord = sign === "_" && /\w/.test(before) && /\w/.test(after);
     const closes = /\S/.test(before) && !inWord;
-    const opens = /\S/.test(after) && !inWord;
+    const opens = /\S/.test(after) && !inWord && this.frames.length <= DEEPEST;
     while (left > 0) {
       const closed = closes && this.close(sign, left);
       if (!closed && !opens) return this.push(sign.repeat(left));

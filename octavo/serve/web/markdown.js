@@ -121,7 +121,8 @@ function table(lines, at) {
   const rows = [];
   let end = at + 2;
   for (; end < lines.length && lines[end].includes("|") && !blank(lines[end]); end += 1) {
-    rows.push(head.map((_, column) => cells(lines[end])[column] ?? ""));
+    const row = cells(lines[end]);
+    rows.push(head.map((_, column) => row[column] ?? ""));
   }
   return { block: { type: "table", head, rows, align }, next: end };
 }

@@ -1,6 +1,6 @@
 // Lines above the box: what happened beside the conversation, and the form for an API key.
 
-import { setKey } from "./api.js";
+import { getKey, setKey } from "./api.js";
 import { byId, iconButton, make } from "./dom.js";
 
 const SHOWN_FOR = 8000; // milliseconds, of a notice that offers to undo something
@@ -33,14 +33,20 @@ export function announce(words) {
   byId("announce").textContent = words;
 }
 
-/** Ask for the API key; onKey is called when there is one. */
+/** Ask for the API key, or for another one where there is one already; onKey is called with it in place. */
 export function askForKey(onKey) {
   const form = byId("key-form"), field = byId("key");
+  byId("key-label").textContent = getKey() ? "The server does not know this API key" : "This server asks for an API key";
+  field.oninput = () => field.setCustomValidity("");
   form.hidden = false;
+  if (getKey()) field.focus();
   form.onsubmit = (event) => {
     event.preventDefault();
     const key = field.value.trim();
-    if (!/^[\x21-\x7e]+$/.test(key)) return field.focus(); // nothing else can travel in a header
+    if (!/^[\x21-\x7e]+$/.test(key)) { // nothing else can travel in a header
+      field.setCustomValidity("A key has letters, digits and signs of ASCII only, and no space in it.");
+      return field.reportValidity();
+    }
     setKey(key);
     field.value = "";
     form.hidden = true;

@@ -1,6 +1,6 @@
 // The list of conversations, and the drawer that it is on a small screen.
 
-import { byId, iconButton, isEnter, make } from "./dom.js";
+import { arrange, byId, iconButton, isComposing, isEnter, make } from "./dom.js";
 import { recall, remember } from "./store.js";
 
 const wide = matchMedia("(min-width: 56rem)");
@@ -11,6 +11,7 @@ export class Sidebar {
     this.actions = actions;
     this.panel = byId("sidebar");
     this.button = byId("sidebar-button");
+    this.renaming = null; // {id, item} of the conversation whose title is being written
     this.button.addEventListener("click", () => this.toggle(this.panel.hidden));
     byId("sidebar-close").addEventListener("click", () => this.toggle(false));
     byId("scrim").addEventListener("click", () => this.toggle(false));
@@ -43,8 +44,12 @@ export class Sidebar {
 
   /** Draw the list. `busy` holds the ids of conversations with an answer under way. */
   draw(conversations, current, busy) {
-    const items = conversations.map((each) => this.item(each, each === current, busy.has(each.id)));
-    byId("history").replaceChildren(...items);
+    if (!conversations.some(({ id }) => id === this.renaming?.id)) this.renaming = null;
+    const itemOf = (each) => {
+      if (each.id === this.renaming?.id) return this.renaming.item; // answers may end while somebody writes
+      return this.item(each, each === current, busy.has(each.id));
+    };
+    arrange(byId("history"), conversations.map(itemOf));
     byId("no-history").hidden = conversations.length > 0;
   }
 
@@ -65,15 +70,15 @@ export class Sidebar {
   rename(conversation, item) {
     const field = make("input", { "aria-label": "Title of the conversation", maxlength: "200" });
     field.value = conversation.name;
-    let over = false;
+    this.renaming = { id: conversation.id, item };
     const end = (title) => {
-      if (over) return; // taking the field away blurs it
-      over = true;
+      if (this.renaming?.item !== item) return; // taking the field away blurs it
+      this.renaming = null;
       this.actions.rename(conversation, title);
     };
     field.addEventListener("keydown", (event) => {
       if (isEnter(event)) end(field.value.trim());
-      else if (event.key === "Escape") end(conversation.title);
+      else if (event.key === "Escape" && !isComposing(event)) end(conversation.title);
       else return;
       event.preventDefault();
       event.stopPropagation();

@@ -29,12 +29,16 @@ export class Store {
     }
   }
 
-  /** Another tab has changed a conversation: forget ours, unless it is one of `busy`. */
+  /** Another tab has changed a conversation: forget ours, unless it is one of `busy`, which takes over what is new. */
   changedElsewhere(key, busy) {
     const id = key?.startsWith(PREFIX) ? key.slice(PREFIX.length) : null;
-    if (!id || busy.has(id)) return;
+    if (!id) return;
+    const ours = this.known.get(id);
     this.known.delete(id);
     if (localStorage.getItem(key) !== null) this.readInto(id);
+    if (!busy.has(id)) return;
+    if (this.known.has(id)) ours.merge(this.known.get(id));
+    this.known.set(id, ours);
   }
 
   /** All conversations, the latest first. */

@@ -38,6 +38,15 @@ export class Conversation {
     this.children.get(turn.parent).push(turn);
   }
 
+  /** Take over what another tab has added to this conversation. Answers that are on their way here stay as they are. */
+  merge(other) {
+    for (const theirs of other.turns.values()) {
+      const ours = this.turns.get(theirs.id);
+      if (!ours && this.children.has(theirs.parent)) this.insert(theirs);
+      else if (ours && ours.state !== "streaming" && theirs.text.length > ours.text.length) Object.assign(ours, theirs);
+    }
+  }
+
   /** The turn before this one, null for a first one. */
   before(turn) {
     return this.turns.get(turn.parent) ?? null;

@@ -2,12 +2,12 @@
 
 import { statistics } from "./answer.js";
 import { fileChip } from "./composer.js";
-import { byId, copyButton, fit, iconButton, isEnter, make } from "./dom.js";
+import { arrange, byId, copyButton, fit, iconButton, isComposing, isEnter, make } from "./dom.js";
 import { MarkdownView } from "./render.js";
 
 const NEAR = 80; // pixels from the end that still count as being there
 
-/** `actions`: show(turn), edit(turn, text), regenerate(turn), retry(turn). */
+/** `actions`: show(turn), edit(turn, text), which says whether it could, regenerate(turn), retry(turn). */
 export class ConversationView {
   constructor(actions) {
     this.actions = actions;
@@ -26,7 +26,7 @@ export class ConversationView {
     const viewOf = (turn) => (old.get(turn.id)?.turn === turn ? old.get(turn.id) : new TurnView(turn, this.actions));
     this.views = new Map(path.map((turn) => [turn.id, viewOf(turn)]));
     for (const turn of path) this.views.get(turn.id).update(conversation.siblings(turn));
-    this.list.replaceChildren(...path.map((turn) => this.views.get(turn.id).element));
+    arrange(this.list, path.map((turn) => this.views.get(turn.id).element));
     byId("welcome").hidden = path.length > 0;
   }
 
@@ -161,15 +161,14 @@ class TurnView {
     };
     const save = () => {
       if (area.value.trim() === "" && !this.turn.files.length) return;
-      close();
-      this.actions.edit(this.turn, area.value);
+      if (this.actions.edit(this.turn, area.value)) close();
     };
     const cancel = make("button", { type: "button", class: "plain", click: close }, "Cancel");
     const done = make("button", { type: "button", class: "plain strong", click: save }, this.mine ? "Send" : "Save");
     this.editor = make("div", { class: "editor" }, area, make("div", { class: "row" }, cancel, done));
     area.addEventListener("input", () => fit(area));
     area.addEventListener("keydown", (event) => {
-      if (event.key === "Escape") close();
+      if (event.key === "Escape" && !isComposing(event)) close();
       else if (!(this.mine && isEnter(event))) return;
       else save();
       event.preventDefault();
