@@ -167,10 +167,21 @@ async def _in_json(content: Json) -> Response:
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:
-    found = as_api_error(error)
+    found = _of_route(request, error) if isinstance(error, HTTPException) else as_api_error(error)
     # the answer to an unexpected error bypasses the middleware
     headers = SECURITY_HEADERS | found.headers | {"x-request-id": request.state.request_id}
     return JSONResponse(found.body, found.status, headers=headers)
+
+
+def _of_route(request: Request, error: HTTPException) -> ApiError:
+    """What is wrong with a path or a method, with what would be right."""
+    path, headers = request.scope["path"][:100], dict(error.headers or {})
+    message = str(error.detail)
+    if error.status_code == 404:
+        message = f"there is no {path!r} here: /openapi.json lists what there is, /v1/chat/completions among it"
+    elif error.status_code == 405:
+        message = f"{path!r} takes {headers.get('Allow', 'another method')}, not {request.method[:20]}"
+    return ApiError(error.status_code, message, headers=headers)
 
 
 async def _answer_nobody(request: Request, error: Exception) -> Response:

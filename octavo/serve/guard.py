@@ -73,7 +73,12 @@ def check_caller(method: str, headers: Headers) -> None:
     hosts = headers.getlist("host")
     match = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
     if match is None or not is_loopback(match["name"].strip("[]")):
-        raise ApiError(403, "this server answers only under localhost and 127.0.0.1", code="foreign_host")
+        named = ", ".join(hosts)[:100]
+        message = (
+            f"this server has no API key, so it answers only under localhost and 127.0.0.1, not {named!r}: "
+            "start it with --api-key for others"
+        )
+        raise ApiError(403, message, code="foreign_host")
     origins = headers.getlist("origin")
     ours = (f"http://{hosts[0]}".lower(), f"https://{hosts[0]}".lower())
     if method not in ("GET", "HEAD") and any(origin.lower() not in ours for origin in origins):

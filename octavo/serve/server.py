@@ -7,6 +7,7 @@ requests get 503. The second one stops at once.
 
 import contextlib
 import gc
+import os
 import signal
 import socket
 import sys
@@ -21,7 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from octavo.errors import UsageError, UserError
 from octavo.serve.connections import IDLE_SECONDS, Connection, allow_many_files, give_up_silent_clients
-from octavo.serve.guard import Guard, is_loopback
+from octavo.serve.guard import PROBES, Guard, is_loopback
 from octavo.serve.lifecycle import loading
 from octavo.serve.options import ServeOptions
 
@@ -104,8 +105,12 @@ def listen(host: str, port: int, has_keys: bool = False) -> socket.socket:
         (family, *_, place), *_ = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)
         both = family == socket.AF_INET6 and place[0] == "::" and socket.has_dualstack_ipv6()
         listener = socket.create_server(place[:2], family=family, dualstack_ipv6=both)
-    except OSError as error:
+    except socket.gaierror as error:
         reason = (error.strerror or str(error)).lower()
+        raise UserError(f"--host {host}: no such address ({reason}); leave it out to serve this machine only") from None
+    except OSError as error:
+        # Python's own words for a port that is taken repeat the address
+        reason = (os.strerror(error.errno) if error.errno else str(error)).lower()
         raise UserError(f"cannot listen on {host} port {port} ({reason}): choose another with --port") from None
     give_up_silent_clients(listener)
     return listener
@@ -145,7 +150,8 @@ class Server(uvicorn.Server):
         self.killed_by: int | None = None
         self._listener, self._on_ready, self._options = listener, on_ready, options or ServeOptions()
         self._app = app
-        self._loading: ASGIApp = Guard(loading, self._options.keys)
+        # who opens the page too early is to hear so, not to be asked for a key
+        self._loading: ASGIApp = Guard(loading, self._options.keys, public=[*PROBES, "/"])
         self._drained_at: float | None = None
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -216,5 +216,9 @@ def test_public_addresses_need_a_key() -> None:
             listen(host, 0)
     with listen("0.0.0.0", 0, has_keys=True) as listener:
         assert listener.getsockname()[0] == "0.0.0.0"
-    with pytest.raises(UserError, match="cannot listen on no-such-host.invalid"):
+    with pytest.raises(UserError, match="no-such-host.invalid: no such address"):
         listen("no-such-host.invalid", 0, has_keys=True)
+    with listen("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(UserError, match=rf"port {port} \(address already in use\): choose another with --port"):
+            listen("127.0.0.1", port)

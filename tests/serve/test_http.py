@@ -80,6 +80,12 @@ def test_routes_that_are_not_there(http_client: httpx.Client, method: str, path:
     assert status != 405 or "allow" in response.headers
 
 
+def test_what_is_there_instead(http_client: httpx.Client) -> None:
+    assert error_of(http_client.post("/chat/completions"))["message"].startswith("there is no '/chat/completions' here")
+    assert error_of(http_client.get(CHAT))["message"] == f"'{CHAT}' takes POST, not GET"
+    assert "'box.lan:1'" in error_of(http_client.get("/", headers={"Host": "box.lan:1"}))["message"]
+
+
 @pytest.mark.parametrize("chunked", [False, True])
 def test_long_bodies_are_refused_unread(http_client: httpx.Client, chunked: bool) -> None:
     long = b" " * (ServeOptions.max_body_bytes + 1)

@@ -23,15 +23,26 @@ UNSUPPORTED = {
     "echo": True,
     "allowed_token_ids": [1],
     "bad_words": ["x"],
+    "dry_multiplier": 0.8,
+    "dynatemp_range": 0.5,
     "grammar": "root ::= x",
+    "guided_grammar": "root ::= x",
+    "include_stop_str_in_output": True,
+    "json_schema": {"type": "object"},
     "length_penalty": 2,
     "logits_processors": ["x"],
     "min_tokens": 3,
     "mirostat": 2,
+    "n_predict": 20,
     "prompt_logprobs": 1,
+    "repeat_penalty": 1.1,
+    "skip_special_tokens": False,
     "stop_token_ids": [1],
+    "top_n_sigma": 1,
     "truncate_prompt_tokens": 5,
+    "typical_p": 0.5,
     "use_beam_search": True,
+    "xtc_probability": 0.5,
 }
 WRONG: list[tuple[str, Any]] = [
     ("model", 5),
@@ -128,6 +139,22 @@ def test_wrong_values_are_refused_by_name(place: str, value: Any) -> None:
     refused = refusal(body(**{field: value}))
     assert refused.body["error"]["param"] == place
     assert str(refused).startswith(place) and len(str(refused)) < 300
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "shown"),
+    [
+        ("temperature", 3, " (it is 3)"),
+        ("max_tokens", "20", ' (it is "20")'),
+        ("stream", "yes", ' (it is "yes")'),
+        ("seed", 10**50, f" (it is {10**50})"),
+        ("seed", 10**70, " 9223372036854775808"),
+        ("messages", "x" * 100, "list"),
+        ("tools", {"a": 1}, "list"),
+    ],
+)
+def test_short_values_are_shown(field: str, value: Any, shown: str) -> None:
+    assert str(refusal(body(**{field: value}))).endswith(shown)
 
 
 @pytest.mark.parametrize(

@@ -13,15 +13,26 @@ from octavo.serve.errors import ApiError
 UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "allowed_token_ids": (None,),
     "bad_words": (None, []),
+    "dry_multiplier": (None, 0),
+    "dynatemp_range": (None, 0),
     "grammar": (None, ""),
+    "guided_grammar": (None,),
+    "include_stop_str_in_output": (None, False),
+    "json_schema": (None,),
     "length_penalty": (None, 1),
     "logits_processors": (None, []),
     "min_tokens": (None, 0),
     "mirostat": (None, 0),
+    "n_predict": (None, -1),
     "prompt_logprobs": (None, False),
+    "repeat_penalty": (None, 1),
+    "skip_special_tokens": (None, True),
     "stop_token_ids": (None, []),
+    "top_n_sigma": (None, -1),
     "truncate_prompt_tokens": (None,),
+    "typical_p": (None, 1),
     "use_beam_search": (None, False),
+    "xtc_probability": (None, 0),
 }
 
 
@@ -71,4 +82,14 @@ def _same(given: Any, allowed: Any) -> bool:
 def _named(error: ErrorDetails) -> ApiError:
     """messages[0].role: Input should be ..."""
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"]).lstrip(".")[:200]
-    return ApiError(400, f"{place or 'the body'}: {error['msg']}", param=place or None, code="invalid_value")
+    said = "expected an object" if error["type"] in ("model_type", "dict_type") else error["msg"]
+    message = f"{place or 'the body'}: {said}{'' if error['type'] == 'missing' else _given(error['input'])}"
+    return ApiError(400, message, param=place or None, code="invalid_value")
+
+
+def _given(value: Any) -> str:
+    """What a client sent, where that is short."""
+    if isinstance(value, list | dict) or (isinstance(value, int) and value.bit_length() > 200):
+        return ""
+    shown = json.dumps(value)
+    return f" (it is {shown})" if len(shown) <= 60 else ""
