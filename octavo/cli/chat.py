@@ -87,6 +87,8 @@ def _converse(answering: "Answering", opening: "list[Message]") -> None:
 
 
 def _ask() -> str | None:
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  # arrow keys and a history for input()
     try:
         return input("> ").strip()
     except (EOFError, KeyboardInterrupt):
@@ -106,6 +108,9 @@ def _answer(answering: "Answering", messages: "list[Message]") -> str | None:
     except KeyboardInterrupt:
         pass
     except UserError as error:
+        if parts:
+            sys.stdout.write("\n")
+            sys.stdout.flush()
         say(f"octavo: {error} (/new starts over)")
         return None
     sys.stdout.write("\n")

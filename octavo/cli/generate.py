@@ -90,7 +90,15 @@ def run(
 
 def show(texts: Iterator[str]) -> None:
     """Print an answer as it comes."""
-    for text in texts:
-        sys.stdout.write(text)
-        sys.stdout.flush()
+    written = False
+    try:
+        for text in texts:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+            written = written or bool(text)
+    except BaseException:
+        if written:  # what is said about it begins on a line of its own
+            sys.stdout.write("\n")
+            sys.stdout.flush()
+        raise
     sys.stdout.write("\n")

@@ -3,7 +3,9 @@
 import contextlib
 import json
 import os
+import re
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
@@ -37,7 +39,10 @@ def is_url(model: str) -> bool:
 
 
 def check_options(model: str, local: Mapping[str, object], remote: Mapping[str, object]) -> None:
-    """Raise UsageError for an option that was given (is not None) and is for models of the other kind."""
+    """Raise UsageError for a URL without its beginning, and for an option that was given (is not None) and is for
+    models of the other kind."""
+    if re.fullmatch(r"[\w.-]+:[0-9]{1,5}(/.*)?", model) and not Path(model).exists():
+        raise UsageError(f"{model}: a server's URL begins with http:// or https://: give http://{model}")
     wrong, where = (local, "here, not at a URL") if is_url(model) else (remote, "at a URL, not here")
     for name, value in wrong.items():
         if value is not None:
@@ -188,7 +193,8 @@ class Remote:
     def _refusal(self, response: "httpx.Response") -> str:
         status, said = response.status_code, _message(_json_of(response))
         if status in (401, 403):
-            return f"{self.url} refuses this key ({status}: {said}): give --api-key, or set $OCTAVO_API_KEY"
+            which = "this key" if "authorization" in self._http.headers else "a request without a key"
+            return f"{self.url} refuses {which} ({status}: {said}): give --api-key, or set $OCTAVO_API_KEY"
         if status in (429, 503):
             wait = response.headers.get("retry-after", "")
             return f"{self.url} is busy ({status}: {said}): try again {f'in {wait[:20]} s' if wait else 'later'}"

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 MAX_WAITING = 512  # requests in line: one more is told to come again
 
-Models = Annotated[list[str], typer.Argument(help="Model folders, GGUF files or hub names (owner/name).")]
+Models = Annotated[
+    list[str], typer.Argument(metavar="MODEL...", help="Model folders, GGUF files or hub names (owner/name).")
+]
 Names = Annotated[
     list[str] | None, typer.Option("--name", help="Name in the API, once for each MODEL [default: the folder's].")
 ]
@@ -90,7 +92,9 @@ def run(
             )
             ready = {}
             for each, model in zip(names, models, strict=True):
-                ready[each] = opened.enter_context(Engine(load_model(model, quant, device, dtype), settings))
+                ready[each] = engine = opened.enter_context(Engine(load_model(model, quant, device, dtype), settings))
+                if engine.context < context:
+                    say(f"{each}: requests of up to {engine.context} tokens, the most that the model was made for")
             return ready
 
         serve_models(load, names, listener, options)

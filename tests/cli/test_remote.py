@@ -199,7 +199,7 @@ def test_odd_streams_are_read(capsys) -> None:
         (Stub('{"error": {"message": "full"}}', status=503, Retry_After="7"), 1, ("busy (503: full)", "in 7 s")),
         (Stub('{"detail": "slow down"}', status=429), 1, ("(429: slow down)", "later")),
         (Stub("<html>", status=502), 1, ("(502): no reason given",)),
-        (Stub('{"error": "Unauthorized"}', status=401), 1, ("(401: Unauthorized)", "--api-key")),
+        (Stub('{"error": "Unauthorized"}', status=401), 1, ("without a key (401: Unauthorized)", "--api-key")),
         (Stub(status=307, Location="http://x.example/"), 1, ("has moved to http://x.example/",)),
         (Stub(*says("a")[:1], 'data: {"error": {"message": "engine died"}}\n\n'), 1, ("broke off", "engine died")),
         (Stub("data: [1]\n\n"), 1, ("no JSON object",)),
@@ -224,6 +224,7 @@ def test_refusals_are_one_clear_line(capsys, stub: Stub, status: int, words: tup
         (("generate", "http://h/v1?x=1", "hi"), 2, ("http://HOST:PORT",)),
         (("generate", "http://h:99999999/", "hi"), 2, ("http://h:99999999",)),
         (("generate", "http://h", "hi", "--quant", "int4"), 2, ("--quant", "http://h")),
+        (("generate", "localhost:8000", "hi"), 2, ("give http://localhost:8000",)),
         (("chat", "http://h", "--context", "5"), 2, ("--context",)),
         (("generate", "http://h", "hi", "--api-key", "é"), 2, ("--api-key",)),
         (("generate", "folder", "hi", "--api-key", "x"), 2, ("--api-key", "at a URL")),
@@ -233,6 +234,15 @@ def test_refusals_are_one_clear_line(capsys, stub: Stub, status: int, words: tup
 def test_mistakes_are_one_clear_line(capsys, arguments: tuple[str, ...], status: int, words: tuple[str, ...]) -> None:
     code, out, err = octavo(capsys, *arguments)
     assert (code, out, len(err)) == (status, "", 1) and all(word in err[0] for word in words), err
+
+
+@pytest.mark.parametrize("arguments", [("generate", "{}", "hi"), ("chat", "{}")])
+def test_what_went_wrong_begins_its_own_line(capsys, monkeypatch, arguments: tuple[str, ...]) -> None:
+    lines = iter(["hi", "/exit"])
+    monkeypatch.setattr("builtins.input", lambda _: next(lines))
+    with stubbed(Stub(says("a")[0], 'data: {"error": {"message": "engine died"}}\n\n')) as url:
+        _, out, err = octavo(capsys, *(argument.format(url) for argument in arguments))
+    assert out == "a\n" and "engine died" in err[-1]
 
 
 def test_closing_an_answer_ends_it_there() -> None:
