@@ -72,8 +72,8 @@ def detokenize(models: Models, body: bytes) -> Json:
     """The text of token ids, special ones written out."""
     wanted = DetokenizeRequest.parse(body)
     engine = models.engine(models.name(wanted.model))
-    outside = next((each for each in wanted.tokens if each >= engine.config.vocab_size), None)
-    if outside is not None:
-        message = f"tokens has {outside}: this model's vocabulary has {engine.config.vocab_size}"
+    largest = max(wanted.tokens, default=0)
+    if largest >= engine.config.vocab_size:
+        message = f"tokens has {largest}: this model's vocabulary has {engine.config.vocab_size}"
         raise ApiError(400, message, param="tokens", code="invalid_value")
     return {"prompt": engine.tokenizer.decode(wanted.tokens, skip_special_tokens=False)}

@@ -95,5 +95,5 @@ def test_tokenize(url: str, engine: Engine) -> None:
     ):
         assert httpx.post(url + "/tokenize", json=wrong, timeout=30).status_code == 400
     assert httpx.post(url + "/tokenize", json={"prompt": "a", "model": "b"}, timeout=30).status_code == 404
-    assert httpx.post(url + "/detokenize", json={"tokens": [10**9]}, timeout=30).status_code in (200, 400)
+    assert httpx.post(url + "/detokenize", json={"tokens": [5, 10**9]}, timeout=30).status_code == 400
     assert httpx.post(url + "/detokenize", json={"tokens": [-1]}, timeout=30).status_code == 400
