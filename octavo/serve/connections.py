@@ -20,6 +20,7 @@ IDLE_SECONDS = 75  # a connection is kept for a next request; longer than client
 SILENT_SECONDS = 120  # until a client that does not read, or is gone, is given up
 MOST_CONNECTIONS = 8192
 MOST_HEAD_BYTES = 65536
+MOST_PIPELINED = 16  # requests of a connection that wait for the answer before theirs, while more are read
 MOST_FILES = 65536
 
 
@@ -28,6 +29,7 @@ class Connection(HttpToolsProtocol):
 
     _late: asyncio.TimerHandle | None = None
     _head_bytes: int | None = None  # of a head that is on its way
+    _answered: Any = None  # the request that is being answered: not the last one where clients send several at once
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait, or refuse one too many."""
@@ -55,6 +57,8 @@ class Connection(HttpToolsProtocol):
         """A head is there."""
         super().on_headers_complete()
         self._head_bytes = None
+        if 0 < len(self.pipeline) <= MOST_PIPELINED:
+            self.flow.resume_reading()  # uvicorn stops reading here, and would not see that the client leaves
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP."""
@@ -62,8 +66,16 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no more."""
+        # uvicorn tells only the last request that came, which may be one that was to be answered next
+        if self._answered is not None and not self._answered.response_complete:
+            self._answered.disconnected = True
+            self._answered.message_event.set()
         super().connection_lost(exc)
         self._stop_watching()
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _refuse(self, status: int, message: str, code: str) -> None:
         """Answer outside of the application, and close."""

@@ -15,6 +15,7 @@ import pytest
 
 from octavo.serve import connections
 from octavo.serve.connections import allow_many_files, give_up_silent_clients
+from tests.engine.engines import wait_until
 from tests.serve.serving import Puppet, body, says, serving
 
 CHAT = "/v1/chat/completions"
@@ -115,6 +116,31 @@ def test_patient_clients_are_not_cut_off(monkeypatch: pytest.MonkeyPatch) -> Non
             puppet.step(2)
             assert b'"late"' in patient.recv(10_000)
             time.sleep(1)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_who_leaves_with_a_next_request_sent_is_noticed(stream: bool) -> None:
+    puppet = Puppet(*says("a", "b"))
+    with serving(puppet) as url:
+        with connect(url) as leaving:
+            leaving.sendall(chat_bytes(stream=stream))
+            wait_until(lambda: len(puppet.under_way) == 1)
+            leaving.sendall(b"GET /v1/models HTTP/1.1\r\n%s\r\n" % HEAD)
+            time.sleep(0.2)
+        wait_until(lambda: not puppet.under_way)
+
+
+def test_requests_that_come_at_once_are_answered_one_after_the_other() -> None:
+    puppet = Puppet(*says("late"))
+    with serving(puppet) as url, connect(url) as client:
+        get = b"GET /health HTTP/1.1\r\n%s\r\n" % HEAD
+        client.sendall(chat_bytes() + get * 40)
+        wait_until(lambda: len(puppet.under_way) == 1)
+        puppet.step(2)
+        answers = b""
+        while answers.count(b"HTTP/1.1 200") < 41 or not answers.endswith(b"}"):
+            answers += client.recv(100_000)
+        assert answers.index(b'"late"') < answers.index(b'{"status":"ok"}')
 
 
 def test_a_reader_that_sleeps_holds_nobody_up() -> None:
