@@ -8,9 +8,11 @@ import asyncio
 import json
 import resource
 import socket
+import sys
 from http import HTTPStatus
 from typing import Any, cast
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from octavo.serve.errors import ApiError
@@ -29,6 +31,8 @@ class Connection(HttpToolsProtocol):
 
     _late: asyncio.TimerHandle | None = None
     _head_bytes: int | None = None  # of a head that is on its way
+    _data = b""  # that is being read
+    _asks_for_other = False  # whether a request would change to another protocol
     _answered: Any = None  # the request that is being answered: not the last one where clients send several at once
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -41,6 +45,7 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take in what came, and look whether a request is complete by now."""
+        self._data = data
         super().data_received(data)
         if self._head_bytes is not None:
             self._head_bytes += len(data)
@@ -55,10 +60,31 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """A head is there."""
-        super().on_headers_complete()
         self._head_bytes = None
+        self._asks_for_other = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        if self._asks_for_other:
+            return
+        super().on_headers_complete()
         if 0 < len(self.pipeline) <= MOST_PIPELINED:
             self.flow.resume_reading()  # uvicorn stops reading here, and would not see that the client leaves
+
+    def on_message_complete(self) -> None:
+        """A request is there; but one that asks for another protocol is read anew."""
+        if not self._asks_for_other:
+            super().on_message_complete()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Read a request as if it did not ask for another protocol. Java's HTTP client asks for HTTP/2 with each, and
+        the parser has stopped before the body: it takes what follows for the other protocol."""
+        error = sys.exception()  # uvicorn calls this where it handles the parser's
+        if not (self._asks_for_other and isinstance(error, httptools.HttpParserUpgrade)):
+            return
+        version = self.parser.get_http_version().encode()
+        head = b"%s %s HTTP/%s\r\n" % (self.parser.get_method(), self.url, version)
+        head += b"".join(b"%s: %s\r\n" % header for header in self.headers if header[0] != b"upgrade")
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
+        super().data_received(head + b"\r\n" + self._data[error.args[0] :])
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP."""

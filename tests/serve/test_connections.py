@@ -143,6 +143,32 @@ def test_requests_that_come_at_once_are_answered_one_after_the_other() -> None:
         assert answers.index(b'"late"') < answers.index(b'{"status":"ok"}')
 
 
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("chunked", [True, False])
+def test_who_asks_for_http_2_is_answered_in_http_1(together: bool, chunked: bool) -> None:
+    """As Java's HTTP client does with every request, Spring's and JetBrains' among them."""
+    puppet = Puppet(*says("yes"))
+    asked = b"Connection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAEAAEAAAAIA\r\nUpgrade: h2c\r\n"
+    head, content = chat_bytes().replace(HEAD, HEAD + asked).split(b"\r\n\r\n")
+    if chunked:
+        head = head.replace(b"Content-Length: %d" % len(content), b"Transfer-Encoding: chunked")
+        content = b"%x\r\n%s\r\n0\r\n\r\n" % (len(content), content)
+    with serving(puppet) as url, connect(url) as client:
+        for _ in range(2):
+            for part in [head + b"\r\n\r\n" + content] if together else [head + b"\r\n\r\n", content[:9], content[9:]]:
+                client.sendall(part)
+                time.sleep(0.05)
+            puppet.step(2)
+            answer = client.recv(10_000)
+            assert answer.startswith(b"HTTP/1.1 200") and b'"yes"' in answer
+        client.sendall(b"GET /health HTTP/1.1\r\n" + HEAD + asked + b"\r\nGET /health HTTP/1.1\r\n" + HEAD + b"\r\n")
+        answer = b""
+        while answer.count(b'{"status":"ok"}') < 2:
+            answer += client.recv(10_000)
+        client.sendall(b"CONNECT localhost:1 HTTP/1.1\r\n" + HEAD + b"\r\n")
+        assert client.recv(10_000).startswith(b"HTTP/1.1 40")
+
+
 def test_a_reader_that_sleeps_holds_nobody_up() -> None:
     """Far more than the buffers of two sockets hold is on its way to it."""
     puppet = Puppet(*says(*["x" * 100_000] * 200))
