@@ -107,7 +107,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, object]:
         for name, row in medians.items():
             print(f"| {name} | " + " | ".join(f"{row[key]:.4g}" for key in SHOWN) + " |")
             if name != "octavo":
-                ratios = [medians["octavo"][key] / row[key] for key in SHOWN]
+                ratios = [medians["octavo"][key] / row[key] if row[key] else float("nan") for key in SHOWN]
                 print(f"| octavo / {name} | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |")
         found[str(clients)] = {"samples": samples, "medians": medians}
         found["commands"] = {party.name: party.shown for party in everyone}

@@ -19,12 +19,14 @@ THREADS = 2
 
 @dataclass(frozen=True)
 class Party:
-    """A server: `command` with {port} in it; `fields` go into each body; `environment` is added to ours."""
+    """A server: `command` with {port} in it; `fields` go into each body; `environment` is added to ours;
+    `ready` answers once it takes requests."""
 
     name: str
     command: tuple[str, ...]
     fields: Mapping[str, object]
     environment: Mapping[str, str] = field(default_factory=dict)
+    ready: str = "/health"
 
     @property
     def shown(self) -> str:
@@ -36,7 +38,9 @@ def octavo(model: Path, quant: str, max_tokens: int, name: str = "octavo") -> Pa
     """Ours, with its defaults."""
     command = (sys.executable, "-c", "from octavo.cli import main; main()", "serve", str(model), "--quant", quant)
     fields = {"model": "m", "max_tokens": max_tokens, "temperature": 0, "ignore_eos": True}
-    return Party(name, (*command, "--name", "m", "--port", "{port}"), fields | {"stream_options": _USAGE})
+    return Party(
+        name, (*command, "--name", "m", "--port", "{port}"), fields | {"stream_options": _USAGE}, ready="/ready"
+    )
 
 
 def llama_server(binary: Path, gguf: Path, clients: int, room: int, max_tokens: int, more: tuple[str, ...]) -> Party:
@@ -50,6 +54,7 @@ def llama_server(binary: Path, gguf: Path, clients: int, room: int, max_tokens: 
 def transformers(model: Path, max_tokens: int, extra_path: str | None) -> Party:
     """transformers' own, in fp32. It refuses fields that it does not know, `stream_options` among them."""
     command = ("transformers", "serve", str(model), "--continuous-batching", "--device", "cpu", "--dtype", "float32")
+
     own = {"eos_token_id": -1, "max_new_tokens": max_tokens, "do_sample": False}
     fields = {"model": str(model), "max_tokens": max_tokens, "temperature": 0, "generation_config": json.dumps(own)}
     environment = {"PYTHONPATH": extra_path} if extra_path else {}
@@ -90,7 +95,7 @@ def running(party: Party, log: Path, timeout: float = 180.0) -> Iterator[Running
     with log.open("w") as out, subprocess.Popen(command, stdout=out, stderr=out, env=environment) as process:
         try:
             url = f"http://127.0.0.1:{port}"
-            while not _healthy(url):
+            while not _healthy(url + party.ready):
                 if process.poll() is not None or time.perf_counter() - began > timeout:
                     raise RuntimeError(f"{party.name} does not answer: {log.read_text()[-1000:]}")
                 time.sleep(0.02)
@@ -105,7 +110,7 @@ def running(party: Party, log: Path, timeout: float = 180.0) -> Iterator[Running
 
 def _healthy(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url + "/health", timeout=5) as answer:
+        with urllib.request.urlopen(url, timeout=5) as answer:
             return answer.status == 200
     except (urllib.error.URLError, OSError):
         return False

@@ -88,7 +88,7 @@ class Lanes:
     """The lanes of a server."""
 
     def __init__(self) -> None:
-        self._short, self._long = Lane("short", threads=4, most=256), Lane("long", threads=1, most=16)
+        self._short, self._long = Lane("short", threads=4, most=1024), Lane("long", threads=1, most=16)
         self.grammars = Lane("grammar", threads=1, most=64)  # they are compiled one at a time anyway
 
     def of(self, body: bytes) -> Lane:
