@@ -47,6 +47,7 @@ class Connection(HttpToolsProtocol):
         """Take in what came, and look whether a request is complete by now."""
         self._data = data
         super().data_received(data)
+        self._data = b""  # idle connections are to hold none
         if self._head_bytes is not None:
             self._head_bytes += len(data)
             if self._head_bytes > MOST_HEAD_BYTES:
