@@ -32,6 +32,7 @@ class Connection(HttpToolsProtocol):
     _late: asyncio.TimerHandle | None = None
     _head_bytes: int | None = None  # of a head that is on its way
     _data = b""  # that is being read
+    _again = b""  # what is to be read anew
     _asks_for_other = False  # whether a request would change to another protocol
     _answered: Any = None  # the request that is being answered: not the last one where clients send several at once
 
@@ -46,8 +47,10 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Take in what came, and look whether a request is complete by now."""
         self._data = data
-        super().data_received(data)
-        self._data = b""  # idle connections are to hold none
+        while unread := self._data:
+            self._again = b""
+            super().data_received(unread)
+            self._data = self._again
         if self._head_bytes is not None:
             self._head_bytes += len(data)
             if self._head_bytes > MOST_HEAD_BYTES:
@@ -80,12 +83,15 @@ class Connection(HttpToolsProtocol):
         error = sys.exception()  # uvicorn calls this where it handles the parser's
         if not (self._asks_for_other and isinstance(error, httptools.HttpParserUpgrade)):
             return
+        if len(self.pipeline) > MOST_PIPELINED:  # each takes a copy of all that follows
+            self.transport.close()
+            return
         version = self.parser.get_http_version().encode()
         head = b"%s %s HTTP/%s\r\n" % (self.parser.get_method(), self.url, version)
         head += b"".join(b"%s: %s\r\n" % header for header in self.headers if header[0] != b"upgrade")
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
-        super().data_received(head + b"\r\n" + self._data[error.args[0] :])
+        self._again = head + b"\r\n" + self._data[error.args[0] :]
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP."""

@@ -161,10 +161,16 @@ def test_who_asks_for_http_2_is_answered_in_http_1(together: bool, chunked: bool
             puppet.step(2)
             answer = client.recv(10_000)
             assert answer.startswith(b"HTTP/1.1 200") and b'"yes"' in answer
-        client.sendall(b"GET /health HTTP/1.1\r\n" + HEAD + asked + b"\r\nGET /health HTTP/1.1\r\n" + HEAD + b"\r\n")
+        get = b"GET /health HTTP/1.1\r\n" + HEAD
+        client.sendall(2 * (get + asked + b"\r\n") + get + b"\r\n" + get + asked + b"\r\n")
         answer = b""
-        while answer.count(b'{"status":"ok"}') < 2:
+        while answer.count(b'{"status":"ok"}') < 4:
             answer += client.recv(10_000)
+        with connect(url) as greedy:
+            greedy.sendall(1000 * (get + asked + b"\r\n"))
+            with suppress(ConnectionError):
+                while greedy.recv(10_000):
+                    pass
         client.sendall(b"CONNECT localhost:1 HTTP/1.1\r\n" + HEAD + b"\r\n")
         assert client.recv(10_000).startswith(b"HTTP/1.1 40")
 
