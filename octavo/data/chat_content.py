@@ -6,9 +6,10 @@ reads no part but the first. What a template does with a conversation is found b
 word of ours for each text, in one form after another, until every word comes out.
 """
 
+import hashlib
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from octavo.data.chat_template import ChatTemplate
@@ -33,13 +34,13 @@ class ContentForms:
 
     def __init__(self, template: ChatTemplate) -> None:
         self._template = template
-        self._plans: dict[tuple[Any, ...], tuple[Form, Form]] = {}
+        self._plans: dict[bytes, tuple[Form, Form]] = {}
 
     def fit(self, messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """`messages` with every text where the template reads it. Parts that are joined get a line break between them;
         contents that are not all text stay as they are. Warns of texts that the template leaves out in every form."""
         texts = [text_parts(message.get("content")) for message in messages]
-        kind = tuple(
+        kind = digest(
             (message.get("role"), type(message.get("content")), len(own), "tool_calls" in message)
             for message, own in zip(messages, texts, strict=True)
         )
@@ -47,7 +48,7 @@ class ContentForms:
         return _dressed(messages, texts, self._rehearse(messages, texts, kind) if plan is None else plan)
 
     def _rehearse(
-        self, messages: Sequence[Mapping[str, Any]], texts: list[list[str]], kind: tuple[Any, ...]
+        self, messages: Sequence[Mapping[str, Any]], texts: list[list[str]], kind: bytes
     ) -> tuple[Form, Form]:
         words = [[f"octavo{i}probe{j}" if text else "" for j, text in enumerate(own)] for i, own in enumerate(texts)]
         wanted = {word for own in words for word in own if word}
@@ -113,3 +114,9 @@ def text_parts(content: Any) -> list[str]:
     parts = content if isinstance(content, list) else []
     texts = [part["text"] for part in parts if isinstance(part, Mapping) and isinstance(part.get("text"), str)]
     return texts if len(texts) == len(parts) else []
+
+
+def digest(kind: Iterable[Any]) -> bytes:
+    """What stands for the shape of a conversation in a table: the shape itself has an entry for each of its messages,
+    which are as many as a stranger likes."""
+    return hashlib.sha256(repr(tuple(kind)).encode()).digest()

@@ -10,7 +10,7 @@ are given what they were given.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from octavo.data.chat_content import text_parts
+from octavo.data.chat_content import digest, text_parts
 from octavo.data.chat_template import RefusedError
 
 Messages = Sequence[Mapping[str, Any]]
@@ -19,15 +19,16 @@ _MOST_KEPT = 1000
 
 
 class Folding:
-    """What had to be done for a template to accept conversations, remembered by their order of roles."""
+    """What had to be done for a template to accept conversations, remembered by their order of roles where it is these
+    that the template refuses."""
 
     def __init__(self) -> None:
-        self._plans: dict[tuple[Any, ...], int] = {}
+        self._plans: dict[bytes, int] = {}
 
     def write(self, messages: Messages, write: Callable[[Messages], str]) -> str:
         """What `write` makes of the messages, folded as far as needed. Raises its RefusedError, for the messages as
         they were given, where nothing helps."""
-        kind = tuple((message.get("role"), bool(message.get("tool_calls"))) for message in messages)
+        kind = digest((message.get("role"), bool(message.get("tool_calls"))) for message in messages)
         known = self._plans.get(kind)
         if known is not None:
             return write(_PLANS[known](messages))
@@ -41,9 +42,10 @@ class Folding:
                 text = write(folded)
             except RefusedError:
                 continue
-            if len(self._plans) >= _MOST_KEPT:
-                self._plans.clear()
-            self._plans[kind] = index
+            if _is_refused([{**message, "content": "x"} for message in messages], write):  # not for what it says
+                if len(self._plans) >= _MOST_KEPT:
+                    self._plans.clear()
+                self._plans[kind] = index
             return text
         raise refusal
 
@@ -70,6 +72,14 @@ def without_system(messages: Messages) -> list[Mapping[str, Any]]:
 
 
 _PLANS: tuple[Callable[[Messages], list[Mapping[str, Any]]], ...] = (merged, without_system)
+
+
+def _is_refused(messages: Messages, write: Callable[[Messages], str]) -> bool:
+    try:
+        write(messages)
+    except RefusedError:
+        return True
+    return False
 
 
 def _joins(turn: Mapping[str, Any], following: Mapping[str, Any]) -> bool:

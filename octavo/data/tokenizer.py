@@ -142,7 +142,7 @@ class Tokenizer:
         """The text of `ids`; bytes that are not UTF-8 become U+FFFD, ids without a token nothing."""
         if len(ids) > LONG:
             return str(self._backend.decode_batch([list(ids)], skip_special_tokens=skip_special_tokens)[0])
-        if len(ids) != 1:
+        if len(ids) != 1 or ids[0] >= self.vocab_size:  # what is no token is not kept: strangers ask for any number
             return str(self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens))
         key = (ids[0], skip_special_tokens)  # streams ask for them with every token, and there are not that many
         if key not in self._alone:

@@ -189,7 +189,10 @@ class Core:
 
     def _call_after_step(self) -> None:
         for call in tuple(self.after_step):
-            call()
+            try:
+                call()
+            except Exception:
+                logger.exception("a listener failed after a step")  # others go on
 
     def _take_orders(self) -> bool:
         """Take in what has arrived, let go of what was cancelled, wait if there is nothing to do; False at the end."""

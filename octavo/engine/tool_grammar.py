@@ -29,9 +29,9 @@ def tool_grammar(
     """What an answer must look like under OpenAI's `tool_choice` and `parallel_tool_calls`; None if it is free.
 
     "required": one or more calls; {"type": "function", "function": {"name": ...}}: one call of that function; "auto" or
-    None: text, after which there may be calls, and these are held to their schemas if one of the tools is `strict`
-    (those that are not may get any object). answer: what it must look like where nothing is called; instead of text
-    there are calls, then, or such an answer.
+    None: text, after which there may be calls. These are held to a grammar if one of the tools is `strict` (those that
+    are not may get any object), or if only one call is allowed. answer: what it must look like where nothing is called;
+    instead of text there are calls, then, or such an answer.
 
     Raises UserError for a choice that is none, or that names no tool, for an `answer` that is no JSON schema, and for
     schemas nested too deeply; what is wrong with them otherwise shows when the grammar is compiled.
@@ -39,7 +39,7 @@ def tool_grammar(
     if not tools and choice in (None, "none", "auto"):
         return answer
     if choice in (None, "none", "auto"):
-        if choice == "none" or not (answer or any(tool.strict for tool in tools)):
+        if choice == "none" or (parallel and not answer and not any(tool.strict for tool in tools)):
             return answer
         if answer and answer.kind != "json_schema":
             raise UserError("tools that may be called go with a JSON schema for the answer only: set tool_choice")

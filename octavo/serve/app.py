@@ -1,7 +1,4 @@
-"""The HTTP application: which route is answered by what.
-
-For one person on their own machine: no accounts, so it listens on loopback addresses only.
-"""
+"""The HTTP application: which route is answered by what. Who may come in is `guard.py`'s business."""
 
 import asyncio
 import contextlib

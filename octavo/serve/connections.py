@@ -8,9 +8,11 @@ import asyncio
 import json
 import resource
 import socket
+import sys
 from http import HTTPStatus
 from typing import Any, cast
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from octavo.serve.errors import ApiError
@@ -20,6 +22,7 @@ IDLE_SECONDS = 75  # a connection is kept for a next request; longer than client
 SILENT_SECONDS = 120  # until a client that does not read, or is gone, is given up
 MOST_CONNECTIONS = 8192
 MOST_HEAD_BYTES = 65536
+MOST_PIPELINED = 16  # requests of a connection that wait for the answer before theirs, while more are read
 MOST_FILES = 65536
 
 
@@ -28,6 +31,10 @@ class Connection(HttpToolsProtocol):
 
     _late: asyncio.TimerHandle | None = None
     _head_bytes: int | None = None  # of a head that is on its way
+    _data = b""  # that is being read
+    _again = b""  # what is to be read anew
+    _asks_for_other = False  # whether a request would change to another protocol
+    _answered: Any = None  # the request that is being answered: not the last one where clients send several at once
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait, or refuse one too many."""
@@ -39,7 +46,11 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take in what came, and look whether a request is complete by now."""
-        super().data_received(data)
+        self._data = data
+        while unread := self._data:
+            self._again = b""
+            super().data_received(unread)
+            self._data = self._again
         if self._head_bytes is not None:
             self._head_bytes += len(data)
             if self._head_bytes > MOST_HEAD_BYTES:
@@ -53,8 +64,34 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """A head is there."""
-        super().on_headers_complete()
         self._head_bytes = None
+        self._asks_for_other = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        if self._asks_for_other:
+            return
+        super().on_headers_complete()
+        if 0 < len(self.pipeline) <= MOST_PIPELINED:
+            self.flow.resume_reading()  # uvicorn stops reading here, and would not see that the client leaves
+
+    def on_message_complete(self) -> None:
+        """A request is there; but one that asks for another protocol is read anew."""
+        if not self._asks_for_other:
+            super().on_message_complete()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Read a request as if it did not ask for another protocol. Java's HTTP client asks for HTTP/2 with each, and
+        the parser has stopped before the body: it takes what follows for the other protocol."""
+        error = sys.exception()  # uvicorn calls this where it handles the parser's
+        if not (self._asks_for_other and isinstance(error, httptools.HttpParserUpgrade)):
+            return
+        if len(self.pipeline) > MOST_PIPELINED:  # each takes a copy of all that follows
+            self.transport.close()
+            return
+        version = self.parser.get_http_version().encode()
+        head = b"%s %s HTTP/%s\r\n" % (self.parser.get_method(), self.url, version)
+        head += b"".join(b"%s: %s\r\n" % header for header in self.headers if header[0] != b"upgrade")
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
+        self._again = head + b"\r\n" + self._data[error.args[0] :]
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP."""
@@ -62,8 +99,16 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no more."""
+        # uvicorn tells only the last request that came, which may be one that was to be answered next
+        if self._answered is not None and not self._answered.response_complete:
+            self._answered.disconnected = True
+            self._answered.message_event.set()
         super().connection_lost(exc)
         self._stop_watching()
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _refuse(self, status: int, message: str, code: str) -> None:
         """Answer outside of the application, and close."""

@@ -16,7 +16,7 @@ from octavo.serve.jobs import Start
 from octavo.serve.models import Models
 from octavo.serve.protocol.chat import ChatRequest
 from octavo.serve.protocol.completions import CompletionRequest
-from octavo.serve.protocol.limits import MAX_PROMPT_LOGPROBS
+from octavo.serve.protocol.limits import MAX_LOGPROBS_IN_ALL
 from octavo.serve.replies import ChatReply, CompletionReply, Echo, Reply
 
 
@@ -50,10 +50,22 @@ def read_chat(models: Models, body: bytes, default_max_tokens: int) -> Generatio
     room = engine.context - len(prompt.ids)
     params = chat.params(max(1, min(default_max_tokens, room)), **_calling(engine, chat, tools))
     engine.check_fits(len(prompt.ids), params)
+    _check_logprobs([params], params.logprobs)
     parsers = [_parser(engine, tools) for _ in range(chat.choices)] if tools else ()
     reply = ChatReply(chat.model, chat.choices, models.texts(chat.model) if chat.logprobs else None, parsers)
     asked = Asked(chat.choices, len(prompt.ids), bool(chat.stream), chat.wants_usage)
     return Generation(chat.model, engine, [prompt], [params], reply, asked)
+
+
+def _check_logprobs(params: Sequence[SamplingParams], alternatives: int | None, echoed: int = 0) -> None:
+    """Raise ApiError 400 for more log probabilities than one answer may hold. echoed: tokens of prompts with theirs."""
+    tokens = echoed + sum(its.n * its.max_new_tokens for its in params)
+    if alternatives is not None and (entries := tokens * (1 + alternatives)) > MAX_LOGPROBS_IN_ALL:
+        message = (
+            f"{tokens} tokens with {alternatives} alternatives may have {entries} log probabilities, above the limit "
+            f"of {MAX_LOGPROBS_IN_ALL}: ask for fewer"
+        )
+        raise ApiError(400, message, param="logprobs", code="invalid_value")
 
 
 def _calling(engine: Engine, chat: ChatRequest, tools: Sequence[Tool]) -> dict[str, Any]:
@@ -78,13 +90,8 @@ def read_completion(models: Models, body: bytes) -> Generation:
         its = wanted.params(engine.context - len(prompt.ids))
         engine.check_fits(len(prompt.ids), its)
         params.append(its if number == 0 or its.seed is None else replace(its, seed=(its.seed + number) % 2**64))
-    if wanted.echo and wanted.logprobs is not None:
-        entries = sum(len(prompt.ids) for prompt in prompts) * (1 + wanted.logprobs)
-        if entries > MAX_PROMPT_LOGPROBS:
-            message = (
-                f"{entries} log probabilities of prompts are above the limit of {MAX_PROMPT_LOGPROBS}: ask for fewer"
-            )
-            raise ApiError(400, message, param="logprobs", code="invalid_value")
+    echoed = sum(len(prompt.ids) for prompt in prompts) if wanted.echo else 0
+    _check_logprobs(params, wanted.logprobs, echoed)
     echoes = []
     if wanted.echo:
         for given, prompt in zip(wanted.prompt, prompts, strict=True):

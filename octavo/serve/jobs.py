@@ -62,7 +62,8 @@ class Jobs:
             return
         if self._post and not self._announced and self._loop and not self._loop.is_closed():
             self._announced, self._urgent, self._woken_at = True, False, now
-            self._loop.call_soon_threadsafe(self._deliver)
+            with contextlib.suppress(RuntimeError):  # it was closed just now
+                self._loop.call_soon_threadsafe(self._deliver)
 
     def _deliver(self) -> None:
         self._announced = False  # first: what comes while we look is announced again
@@ -112,9 +113,20 @@ class Job:
                 self.watch.end(self._error)
             raise self._error
         if self.watch:
-            for number, piece in arrived:
-                self.watch.piece((number, piece.index), piece.finish_reason)
+            self._count(self.watch, arrived)
         return arrived
+
+    def _count(self, watch: Watch, arrived: Sequence[tuple[int, Any]]) -> None:
+        """Tell of pieces, with those of an answer in one: they come together, but were not made at once."""
+        tokens: dict[tuple[int, int], int] = {}
+        reasons: dict[tuple[int, int], str] = {}
+        for number, piece in arrived:
+            answer = number, piece.index
+            tokens[answer] = tokens.get(answer, 0) + 1
+            if piece.finish_reason is not None:
+                reasons[answer] = piece.finish_reason
+        for answer, count in tokens.items():
+            watch.piece(answer, reasons.get(answer), count)
 
     @contextlib.contextmanager
     def reminders(self, seconds: float) -> Iterator[None]:

@@ -43,15 +43,33 @@ class Lane:
             self._free -= 1
             return
         if sum(map(len, self._waiting.values())) >= self._most:
-            raise Busy("too many requests like this one wait already to be read: try again in a moment")
+            self._make_room(tenant)
         turn = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(tenant, deque()).append(turn)
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # it came to its turn just now
+            if turn.cancelled():
+                self._leave(tenant, turn)
+            elif turn.exception() is None:  # it came to its turn just now
                 self._next()
             raise
+
+    def _make_room(self, tenant: str) -> None:
+        """Refuse the last of those whose tenant has the most in line, or else raise `Busy`."""
+        busy = Busy("too many requests like this one wait already to be read: try again in a moment")
+        longest = max(self._waiting.values(), key=len)
+        if len(longest) <= len(self._waiting.get(tenant, ())) + 1:
+            raise busy
+        if not (last := longest.pop()).done():
+            last.set_exception(busy)
+
+    def _leave(self, tenant: str, turn: asyncio.Future[None]) -> None:
+        line = self._waiting.get(tenant, deque())
+        if turn in line:
+            line.remove(turn)
+            if not line:
+                del self._waiting[tenant]
 
     def _next(self) -> None:
         while self._waiting:

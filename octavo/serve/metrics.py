@@ -72,15 +72,19 @@ class Watch:
 
     def piece(self, answer: Hashable = 0, finish_reason: str | None = None, tokens: int = 1) -> None:
         """A piece of an answer is here, the last one where it has a finish_reason. answer: whatever tells it from the
-        request's others."""
+        request's others; tokens: those that came together, with the time since the last ones shared among them."""
         now, counts = time.perf_counter(), self._counts
         progress = self._unfinished.get(answer)
+        gaps, gap = tokens, 0.0
         if progress is not None:
-            counts.gap.observe((now - progress.last) / tokens)
+            gap = (now - progress.last) / tokens
         else:
-            progress = self._unfinished[answer] = _Progress()
+            progress, gaps = _Progress(), tokens - 1
+            self._unfinished[answer] = progress
             if not self._has_begun:
                 self._first(now)
+        for _ in range(gaps):
+            counts.gap.observe(gap)
         progress.last = now
         progress.tokens += tokens
         counts.generated.inc(tokens)

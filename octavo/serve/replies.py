@@ -227,7 +227,8 @@ class CompletionReply:
 
     def _prompt_logprobs(self, prompt: int, given: Sequence[TokenLogprob]) -> Json:
         assert self._texts
-        return completion_logprobs(self._texts, self._echoes[prompt].ids, [None, *given], 0)
+        echo = self._echoes[prompt]
+        return completion_logprobs(self._texts, echo.ids, [None, *given], 0, len(echo.text))
 
 
 @dataclass

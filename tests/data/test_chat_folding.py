@@ -1,5 +1,7 @@
 """Templates that refuse a conversation get its words in turns that they take; others get what was given."""
 
+import gc
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -21,6 +23,7 @@ FIRST_MIXTRAL = """{{ bos_token }}{% for message in messages %}\
 {% elif message['role'] == 'assistant' %}{{ message['content'] + eos_token}}\
 {% else %}{{ raise_exception('Only user and assistant roles are supported!') }}{% endif %}{% endfor %}"""
 CHAT = tuple[str, str]
+FROM_DATA = [tracemalloc.Filter(True, "*/octavo/data/chat_*.py")]
 
 
 def made(source: str) -> Tokenizer:
@@ -69,7 +72,7 @@ def test_no_more_is_folded_than_is_refused() -> None:
         return ChatTemplate(TEMPLATES["mixtral"], {"bos_token": "", "eos_token": ""}).render(messages)
 
     Folding().write(chat(S, U, U), write)
-    assert seen == [["system", "user", "user"], ["system", "user"]]
+    assert seen == [["system", "user", "user"], ["system", "user"], ["system", "user", "user"]]  # the last is a trial
     seen.clear()
     Folding().write(chat(S, U, A), write)
     assert seen == [["system", "user", "assistant"]]
@@ -121,3 +124,24 @@ def test_marks_after_results_of_functions() -> None:
     tokenizer = made("{% for m in messages %}<{{ m.content }}>{% endfor %}")
     marked = tokenizer.encode_marked(messages)
     assert [tokenizer.decode(marked.ids[:mark]) for mark in marked.marks][-2:] == ["<question", "<question><result"]
+
+
+def test_what_one_said_changes_nothing_for_others() -> None:
+    """A refusal of words is none of the order of turns."""
+    picky = made(
+        "{% for m in messages %}{% if m.role == 'system' and 'no' in m.content %}{{ raise_exception('no') }}{% endif %}"
+        "{{ m.role }}:{{ m.content }};{% endfor %}"
+    )
+    assert picky.apply_chat(chat(("system", "no"), U)) == "user:no\n\nu;"
+    assert picky.apply_chat(chat(S, U)) == "system:s;user:u;"
+
+
+def test_long_conversations_leave_little_behind() -> None:
+    tokenizer = made(FIRST_MIXTRAL)
+    tracemalloc.start()
+    for length in range(1000, 1004):
+        tokenizer.apply_chat(chat(*[U] * length))
+    gc.collect()
+    held = [each.size for each in tracemalloc.take_snapshot().filter_traces(FROM_DATA).traces]
+    tracemalloc.stop()
+    assert sum(held) < 4 * 2000

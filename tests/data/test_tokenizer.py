@@ -11,6 +11,7 @@ from octavo.data.tokenizer import Tokenizer
 from octavo.errors import UserError
 from tests.data.chat_templates import CONVERSATIONS, TEMPLATES
 from tests.data.tiny_tokenizers import SPECIAL, TEXT, byte_level, sentencepiece
+from tests.tiny import tiny_tokenizer_files
 
 UNK, BOS, EOS, START, END = range(len(SPECIAL))
 ADDED = {
@@ -148,6 +149,13 @@ def test_ids_without_a_token_have_no_text(tmp_path):
     """The embedding of a model is often larger than its vocabulary."""
     tokenizer = from_folder(tmp_path)
     assert tokenizer.decode([10**6, *tokenizer.encode("Hi"), tokenizer.vocab_size]) == "Hi"
+
+
+def test_ids_without_a_token_are_not_remembered() -> None:
+    """Strangers may ask for the text of any."""
+    tokenizer = Tokenizer.from_files(tiny_tokenizer_files(), "tiny")
+    assert {tokenizer.decode([10**6 + at]) for at in range(100)} == {""}
+    assert not tokenizer._alone and tokenizer.decode([5]) and len(tokenizer._alone) == 1
 
 
 def test_half_a_surrogate_pair(tmp_path):

@@ -61,6 +61,15 @@ def test_who_comes_after_a_breakdown_is_told_of_it(monkeypatch, caplog) -> None:
     assert "the engine broke down" in caplog.text
 
 
+def test_a_listener_that_fails_ends_nobodys_answer(caplog) -> None:
+    with make_engine() as engine:
+        called = []
+        engine.after_step.add(lambda: 1 / 0)
+        engine.after_step.add(lambda: called.append(1))
+        assert len(engine.complete("abc", FEW).token_ids) == 5
+        assert len(called) >= 4 and not engine.closed and "ZeroDivisionError" in caplog.text
+
+
 def test_a_forked_process_is_told_rather_than_kept_waiting() -> None:
     with make_engine() as engine:
         engine.complete("abc", FEW)

@@ -161,6 +161,18 @@ def test_choices_that_are_none(choice: Any, message: str) -> None:
         tool_grammar(tokenizer("chatml"), (), choice)
 
 
+@by_model
+def test_one_call_at_most_where_the_model_chooses(model: str) -> None:
+    its = tokenizer(model)
+    form = its.tool_style.format
+    matcher = grammars(model).matcher(tool_grammar(its, read_tools(ALL), "auto", parallel=False))
+    assert may_end(matcher, model) and follow(matcher.copy(), model, "So {, [ and <. 世") == ""
+    one, two = (form.write([("get_time", '{"any":1}')] * count) for count in (1, 2))
+    after = matcher.copy()
+    assert follow(after, model, one) == "" and may_end(after, model)
+    assert follow(matcher.copy(), model, two)
+
+
 def _deep(levels: int) -> dict[str, Any]:
     schema: dict[str, Any] = {"type": "object"}
     for _ in range(levels):

@@ -10,8 +10,10 @@ import openai
 import pytest
 
 from octavo.config import SamplingParams
+from octavo.data.tokenizer import Tokenizer
 from octavo.engine.engine import Engine
-from octavo.serve.protocol.logprobs import TokenTexts
+from octavo.serve.protocol.logprobs import TokenTexts, completion_logprobs
+from tests.data.tiny_tokenizers import byte_level, sentencepiece
 from tests.serve.serving import MODEL
 
 PROMPT = "The capital of France is"
@@ -100,6 +102,24 @@ def test_echo_with_logprobs_is_the_log_likelihood(
     for token, offset in zip(tokens, offsets, strict=True):
         if "\ufffd" not in text[: offset + 1]:  # a broken character is shown later than its token
             assert text.startswith(token, offset)
+
+
+@pytest.mark.parametrize("kind", [byte_level, sentencepiece])
+def test_places_of_an_echo_are_those_of_its_text(kind: Any) -> None:
+    """Though a tokenizer begins with a token that nobody wrote, and cuts characters in pieces."""
+    files = {"tokenizer.json": kind().encode(), "tokenizer_config.json": b'{"bos_token": "<s>"}'}
+    tokenizer = Tokenizer.from_files(files, "made")
+    text = "Hello \U0001f680 na\xefve caf\xe9 \u4e16\u754c, the end"
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    texts = TokenTexts(tokenizer, tokenizer.vocab_size)
+    assert any(texts.text(token).startswith("bytes:") for token in ids)
+    for given in (ids, [tokenizer.bos_id or 0, *ids]):
+        found = completion_logprobs(texts, given, [None] * len(given), 7, len(text))
+        for word, place in zip(
+            found["tokens"][len(given) - len(ids) :], found["text_offset"][-len(ids) :], strict=True
+        ):
+            assert word.startswith("bytes:") or text.startswith(word.lstrip() if place == 7 else word, place - 7)
+        assert found["text_offset"][0] == 7
 
 
 def test_greedy_is_told_by_the_alternatives(client: openai.OpenAI, engine: Engine) -> None:

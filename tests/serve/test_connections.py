@@ -15,6 +15,7 @@ import pytest
 
 from octavo.serve import connections
 from octavo.serve.connections import allow_many_files, give_up_silent_clients
+from tests.engine.engines import wait_until
 from tests.serve.serving import Puppet, body, says, serving
 
 CHAT = "/v1/chat/completions"
@@ -115,6 +116,63 @@ def test_patient_clients_are_not_cut_off(monkeypatch: pytest.MonkeyPatch) -> Non
             puppet.step(2)
             assert b'"late"' in patient.recv(10_000)
             time.sleep(1)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_who_leaves_with_a_next_request_sent_is_noticed(stream: bool) -> None:
+    puppet = Puppet(*says("a", "b"))
+    with serving(puppet) as url:
+        with connect(url) as leaving:
+            leaving.sendall(chat_bytes(stream=stream))
+            wait_until(lambda: len(puppet.under_way) == 1)
+            leaving.sendall(b"GET /v1/models HTTP/1.1\r\n%s\r\n" % HEAD)
+            time.sleep(0.2)
+        wait_until(lambda: not puppet.under_way)
+
+
+def test_requests_that_come_at_once_are_answered_one_after_the_other() -> None:
+    puppet = Puppet(*says("late"))
+    with serving(puppet) as url, connect(url) as client:
+        get = b"GET /health HTTP/1.1\r\n%s\r\n" % HEAD
+        client.sendall(chat_bytes() + get * 40)
+        wait_until(lambda: len(puppet.under_way) == 1)
+        puppet.step(2)
+        answers = b""
+        while answers.count(b"HTTP/1.1 200") < 41 or not answers.endswith(b"}"):
+            answers += client.recv(100_000)
+        assert answers.index(b'"late"') < answers.index(b'{"status":"ok"}')
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("chunked", [True, False])
+def test_who_asks_for_http_2_is_answered_in_http_1(together: bool, chunked: bool) -> None:
+    """As Java's HTTP client does with every request, Spring's and JetBrains' among them."""
+    puppet = Puppet(*says("yes"))
+    asked = b"Connection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAEAAEAAAAIA\r\nUpgrade: h2c\r\n"
+    head, content = chat_bytes().replace(HEAD, HEAD + asked).split(b"\r\n\r\n")
+    if chunked:
+        head = head.replace(b"Content-Length: %d" % len(content), b"Transfer-Encoding: chunked")
+        content = b"%x\r\n%s\r\n0\r\n\r\n" % (len(content), content)
+    with serving(puppet) as url, connect(url) as client:
+        for _ in range(2):
+            for part in [head + b"\r\n\r\n" + content] if together else [head + b"\r\n\r\n", content[:9], content[9:]]:
+                client.sendall(part)
+                time.sleep(0.05)
+            puppet.step(2)
+            answer = client.recv(10_000)
+            assert answer.startswith(b"HTTP/1.1 200") and b'"yes"' in answer
+        get = b"GET /health HTTP/1.1\r\n" + HEAD
+        client.sendall(2 * (get + asked + b"\r\n") + get + b"\r\n" + get + asked + b"\r\n")
+        answer = b""
+        while answer.count(b'{"status":"ok"}') < 4:
+            answer += client.recv(10_000)
+        with connect(url) as greedy:
+            greedy.sendall(1000 * (get + asked + b"\r\n"))
+            with suppress(ConnectionError):
+                while greedy.recv(10_000):
+                    pass
+        client.sendall(b"CONNECT localhost:1 HTTP/1.1\r\n" + HEAD + b"\r\n")
+        assert client.recv(10_000).startswith(b"HTTP/1.1 40")
 
 
 def test_a_reader_that_sleeps_holds_nobody_up() -> None:

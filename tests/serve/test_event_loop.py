@@ -200,7 +200,7 @@ def test_a_lane_is_bounded_and_who_leaves_gives_up_their_turn() -> None:
         )
         await asyncio.sleep(0.05)
         with pytest.raises(Busy):
-            await lane.run("other", gated.named("fourth"))
+            await lane.run("", gated.named("fourth"))
         second.cancel()
         first.cancel()  # its thread goes on, and nobody takes its place before that ends
         await asyncio.sleep(0.05)
@@ -216,6 +216,39 @@ def test_a_lane_is_bounded_and_who_leaves_gives_up_their_turn() -> None:
         return gated.order
 
     assert asyncio.run(crowd()) == ["first", "third", "fifth", "sixth"]
+
+
+def test_who_fills_a_lane_keeps_nobody_else_out() -> None:
+    async def crowd() -> tuple[list[str], list[str]]:
+        lane, gated = Lane("test", threads=1, most=4), Gated()
+        names = ["a0", "a1", "a2", "a3", "a4", "b0", "b1", "b2", "a5"]
+        tasks = []
+        for name in names:
+            tasks.append(asyncio.create_task(lane.run(name[0], gated.named(name))))
+            await asyncio.sleep(0.01)
+        gated.may_end.release(len(names))
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(answer == name or isinstance(answer, Busy) for answer, name in zip(answers, names, strict=True))
+        return gated.order, [name for name, answer in zip(names, answers, strict=True) if isinstance(answer, Busy)]
+
+    assert asyncio.run(crowd()) == (["a0", "a1", "b0", "a2", "b1"], ["a3", "a4", "b2", "a5"])
+
+
+def test_who_leaves_a_lane_makes_room() -> None:
+    async def crowd() -> list[str]:
+        lane, gated = Lane("test", threads=1, most=2), Gated()
+        first, *left = (asyncio.create_task(lane.run("", gated.named(f"{number}"))) for number in range(3))
+        await asyncio.sleep(0.01)
+        for each in left:
+            each.cancel()
+        await asyncio.sleep(0.01)
+        last = asyncio.create_task(lane.run("", gated.named("last")))
+        await asyncio.sleep(0.01)
+        gated.may_end.release(2)
+        await asyncio.gather(first, last)
+        return gated.order
+
+    assert asyncio.run(crowd()) == ["0", "last"]
 
 
 # ---- long answers

@@ -2,6 +2,7 @@
 
 import json
 import math
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -166,6 +167,29 @@ def test_sizes_are_refused_in_one_printable_line(
     assert len(message) < 500 and message.isprintable()
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"tools": [1] * 100_000},
+        {"messages": [{"role": "assistant", "tool_calls": [1] * 100_000}]},
+        {"messages": [1] * 100_000},
+        {"stop": [1] * 100_000},
+        {"prompt": [[]] * 100_000},
+        {"logit_bias": {str(number): "" for number in range(100_000)}},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
+@pytest.mark.parametrize("kind", [ChatRequest, CompletionRequest, TokenizeRequest])
+def test_a_body_full_of_mistakes_takes_little_memory(kind: type[Strict], wrong: dict[str, Any]) -> None:
+    body = json.dumps({"model": MODEL, **wrong}).encode()
+    tracemalloc.start()
+    with pytest.raises(ApiError):
+        kind.parse(body)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 20_000_000  # 6,000,000 are the dictionary of biases
+
+
 def test_surrogates_are_refused_in_every_text(answer: Callable[[str, bytes], str]) -> None:
     for kind, (_, good) in KINDS.items():
         for name in fields_of(kind):
@@ -179,7 +203,11 @@ def test_the_last_of_equal_keys_counts(answer: Callable[[str, bytes], str]) -> N
     assert answer("completion", json.dumps(TEXT).encode()[:-1] + b', "n": 1, "n": 99}').startswith("n: ")
 
 
-def test_log_probabilities_of_prompts_are_bounded(answer: Callable[[str, bytes], str]) -> None:
-    """Those of a body full of token ids would take all memory there is."""
+def test_log_probabilities_are_bounded(answer: Callable[[str, bytes], str]) -> None:
+    """Those of a body full of token ids, or of many long answers, would take all memory there is."""
     content = {"model": MODEL, "prompt": [[5] * 1000] * 100, "max_tokens": 0, "echo": True, "logprobs": 20}
-    assert "2100000 log probabilities" in answer("completion", json.dumps(content).encode())
+    assert "2102100 log probabilities" in answer("completion", json.dumps(content).encode())
+    content = {"model": MODEL, "prompt": [[5]] * 100, "max_tokens": 1000, "n": 8, "logprobs": 1}
+    assert " 1600000 log probabilities" in answer("completion", json.dumps(content).encode())
+    content = {**CHAT, "max_tokens": 1000, "n": 8, "logprobs": True}
+    assert answer("chat", json.dumps({**content, "top_logprobs": 0}).encode()) == ""

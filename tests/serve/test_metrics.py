@@ -1,5 +1,6 @@
 """What /metrics says: readable by Prometheus' own parser, right in its counts, and bounded in its series."""
 
+import asyncio
 import time
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from octavo.engine.answer import Piece
 from octavo.engine.engine import Engine
+from octavo.serve.jobs import Jobs
 from octavo.serve.metrics import MOST_EXPERT_SERIES, Metrics
-from tests.serve.serving import MODEL, body, serving, tiny_engine
+from tests.serve.serving import MODEL, body, says, serving, tiny_engine
 
 CHAT = "/v1/chat/completions"
 get, post = partial(httpx.get, timeout=30), partial(httpx.post, timeout=30)
@@ -149,6 +152,30 @@ def test_several_answers_and_errors(engine: Engine) -> None:
     assert value(found, "prompt_tokens_total", model_name="b") == 0
     with pytest.raises(KeyError):
         metrics.begin("c", [])
+
+
+def test_tokens_that_come_together_share_the_time_between(engine: Engine) -> None:
+    """Streams are written to once in a while; tokens of a fast model were not made at once for all that."""
+    metrics = Metrics({"a": engine})
+
+    async def read() -> None:
+        job = Jobs([]).job()
+        job.watch = metrics.begin("a", [Ticket()])
+        job.arrive(0, Piece("a", 7))
+        await job.items()
+        await asyncio.sleep(0.3)
+        for piece in says(*"bcde"):
+            job.arrive(0, piece)
+        assert len(await job.items()) == 5
+        job.cancel()
+
+    asyncio.run(read())
+    found = samples(metrics.page()[0].decode())
+    assert value(found, "inter_token_latency_seconds_count", model_name="a") == 5
+    assert value(found, "inter_token_latency_seconds_bucket", model_name="a", le="0.05") == 0
+    assert value(found, "inter_token_latency_seconds_sum", model_name="a") >= 0.3
+    assert value(found, "generation_tokens_total", model_name="a") == 6
+    assert value(found, "request_success_total", finished_reason="stop", model_name="a") == 1
 
 
 def test_servers_do_not_share_counts(engine: Engine) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from octavo.config.sampling import Grammar
 from octavo.serve.errors import ApiError
 from octavo.serve.protocol.chat import ChatRequest
 from tests.serve.serving import body
@@ -196,3 +197,9 @@ def test_limits_and_seeds() -> None:
     assert sampling(stop=None).stop == ()
     assert sampling(temperature=None).temperature == 1.0
     assert sampling(temperature=2).temperature == 2.0
+
+
+def test_a_form_of_text_hides_no_grammar() -> None:
+    """Clients send the default along with what they mean."""
+    asked = ChatRequest.parse(json.dumps(body(response_format={"type": "text"}, guided_regex="a+")).encode())
+    assert asked.grammar() == Grammar("regex", "a+")

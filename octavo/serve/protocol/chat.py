@@ -13,7 +13,7 @@ from octavo.engine.prompts import Chat
 from octavo.serve.errors import ApiError
 from octavo.serve.protocol.limits import MAX_MESSAGES
 from octavo.serve.protocol.sampling import SamplingFields
-from octavo.serve.protocol.strict import UNSUPPORTED, Strict
+from octavo.serve.protocol.strict import UNSUPPORTED, Objects, Strict
 
 
 class TextPart(Strict):
@@ -30,7 +30,7 @@ class ChatMessage(Strict):
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str = ""
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: Objects | None = None
     tool_call_id: str | None = None
 
     @field_validator("content", mode="before", json_schema_input_type=str | list[TextPart] | None)
@@ -81,7 +81,7 @@ class ChatRequest(SamplingFields):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: Objects | None = None
     tool_choice: Annotated[Any, WithJsonSchema(_TOOL_CHOICE)] = None  # judged by engine.tool_grammar
     parallel_tool_calls: bool | None = None
 

@@ -1,5 +1,6 @@
 """Log probabilities as clients get them: OpenAI's two shapes, of chats and of plain completions."""
 
+import codecs
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,22 +48,30 @@ def _entry(texts: TokenTexts, token: int, logprob: float) -> dict[str, Any]:
 
 
 def completion_logprobs(
-    texts: TokenTexts, tokens: Sequence[int], given: Sequence[TokenLogprob | None], offset: int
+    texts: TokenTexts,
+    tokens: Sequence[int],
+    given: Sequence[TokenLogprob | None],
+    offset: int,
+    length: int | None = None,
 ) -> dict[str, Any]:
     """choices[].logprobs of a plain completion: of tokens whose text begins `offset` characters into the answer.
 
-    The first token of a prompt has none (`None`). A token is always among its own alternatives, as OpenAI has it.
+    length: characters of their text, where it may lack what the tokens begin with: a beginning-of-sequence token, the
+    space of SentencePiece. The first token of a prompt has no log probability (`None`). A token is always among its own
+    alternatives, as OpenAI has it.
     """
     words = [texts.text(token) for token in tokens]
-    offsets = []
+    places, width = [], 0
+    decoder = codecs.getincrementaldecoder("utf-8")("ignore")  # a character may be in several tokens
     for token in tokens:
-        offsets.append(offset)
-        offset += len(texts.bytes(token).decode(errors="ignore"))
+        places.append(width)
+        width += len(decoder.decode(texts.bytes(token)))
+    unseen = 0 if length is None else max(0, width - length)
     return {
         "tokens": words,
         "token_logprobs": [None if each is None else max(each.logprob, LEAST) for each in given],
         "top_logprobs": [None if each is None else _alternatives(texts, each) for each in given],
-        "text_offset": offsets,
+        "text_offset": [offset + max(0, place - unseen) for place in places],
     }
 
 

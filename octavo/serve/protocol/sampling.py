@@ -95,8 +95,8 @@ class SamplingFields(Strict):
 
     def grammar(self) -> Grammar | None:
         """What the answer must look like, if anything. Raises ApiError 400 for a form that is not known."""
-        if self.response_format is not None:
-            return _of_response_format(self.response_format)
+        if self.response_format is not None and (form := _of_response_format(self.response_format)):
+            return form
         options = {f"guided_{name}": value for name, value in (self.structured_outputs or {}).items()}
         json_schema = options.pop("guided_json", self.guided_json)
         regex, choice = options.pop("guided_regex", self.guided_regex), options.pop("guided_choice", self.guided_choice)

@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, ValidationError, model_validator
 from pydantic_core import CoreSchema, ErrorDetails, from_json
 
 from octavo.serve.errors import ApiError
@@ -34,6 +34,8 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "use_beam_search": (None, False),
     "xtc_probability": (None, 0),
 }
+# of the millions that a body may have, the first wrong one: pydantic would write an error for each
+Objects = Annotated[list[dict[str, Any]], Field(fail_fast=True)]
 
 
 class Strict(BaseModel):

@@ -8,7 +8,7 @@ from pydantic_core import PydanticCustomError
 from octavo.serve.errors import ApiError
 from octavo.serve.protocol.chat import ChatMessage
 from octavo.serve.protocol.limits import MAX_MESSAGES
-from octavo.serve.protocol.strict import Strict
+from octavo.serve.protocol.strict import Objects, Strict
 from octavo.serve.protocol.texts import are_ids
 
 
@@ -18,7 +18,7 @@ class TokenizeRequest(Strict):
     model: str | None = None
     prompt: str | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: Objects | None = None
     add_special_tokens: bool | None = None
     add_generation_prompt: bool | None = None
 
