@@ -238,7 +238,7 @@ def case_errors_say_what_is_wrong() -> None:
     with raises(openai.APIStatusError, "longer than") as long:
         ask(messages=[{"role": "user", "content": "a" * 2**22}])
     assert (long.value.status_code, long.value.code) == (413, "request_too_large")
-    with raises(openai.NotFoundError, "Not Found"):  # a route that is not there
+    with raises(openai.NotFoundError, "there is no '/v1/images/generations'"):  # a route that is not there
         client.images.generate(prompt="a cat", model=MODEL)
     with raises(openai.BadRequestError, "stream"):  # it is read before a stream begins
         ask(stream="yes")
