@@ -25,6 +25,7 @@ from octavo.errors import UserError
 MAX_DRAFT = 16  # tokens guessed at once by a sequence
 DRAFT_ROWS = 24  # by all together: with more, wrong guesses cost more than right ones save (docs/log.md)
 PROMPTS_AT_ONCE = 4  # computed in a step
+APART = 128  # tokens between the ends of turns where states are kept
 LOGIT_ROWS = 128  # of one sequence in a step: with 200,000 tokens a vocabulary, 100 MB
 
 
@@ -139,7 +140,7 @@ class Scheduler:
         """Put a sequence at the end of the line. Raises UserError for one that could never fit."""
         self.check_fits(sequence.most)
         last = sequence.most_cached
-        sequence.marks = {mark for mark in sequence.marks if mark >= NEAR} if self._needs_states else set()
+        sequence.marks = _spread(sequence.marks) if self._needs_states else set()
         if self._needs_states and last >= 2 * NEAR and not any(mark >= last - NEAR for mark in sequence.marks):
             sequence.marks.add(last)
         self.waiting.append(sequence)
@@ -370,3 +371,14 @@ class Scheduler:
         if sequence.slot >= 0:
             self._free_slots.append(sequence.slot)
         sequence.pages, sequence.slot, sequence.computed = [], -1, 0
+
+
+def _spread(marks: Iterable[int]) -> set[int]:
+    """The first mark (the end of the system prompt), the last two, and of the others those that are APART: each one
+    cuts the prompt and costs a copy of the states, and a chat may have many short turns."""
+    wanted = sorted(mark for mark in marks if mark >= NEAR)
+    kept = wanted[:1]
+    for mark in wanted[1:-2]:
+        if mark - kept[-1] >= APART:
+            kept.append(mark)
+    return {*kept, *wanted[-2:]}

@@ -1,6 +1,7 @@
 """What a review of the engine's deciding half found: each of these once went wrong."""
 
 import gc
+import itertools
 import os
 import queue
 import time
@@ -178,6 +179,19 @@ def test_a_job_is_told_even_where_its_memory_cannot_be_put_right(tokenizer, monk
         wait_until(lambda: engine.core._closed)
     pieces = [got.get(timeout=5) for _ in range(got.qsize())]
     assert isinstance(pieces[-1], RuntimeError)
+
+
+def test_many_short_turns_do_not_cut_a_prompt_into_many_steps() -> None:
+    planner = scheduler(200, slots=2)
+    turns = request(IDS * 5, new=1, marks=range(40, 2000, 7))
+    planner.add(turns)
+    kept = sorted(turns.marks)
+    assert kept[0] == 40 and kept[-2:] == [1986, 1993]
+    assert 10 < len(kept) <= 2000 // 128 + 3
+    assert all(after - before >= 128 for before, after in itertools.pairwise(kept[:-2]))
+    few = request(IDS[:200], new=1, marks=(50, 90, 180))
+    planner.add(few)
+    assert few.marks == {50, 90, 180}
 
 
 def test_few_prompts_are_computed_at_once_the_first_and_the_shortest() -> None:
