@@ -29,8 +29,11 @@ READS = {
 }
 _ERRORS = {
     "400": "the request is not valid; error.param names the field",
+    "401": "the server has keys, and this request has none of them",
     "404": "no such model",
+    "408": "the body did not come in time",
     "413": "the body is too long",
+    "429": "the key has as many requests under way as it may",
     "503": "overloaded or not ready; Retry-After says when to come again",
 }
 _NULLABLE_STRING = {"type": ["string", "null"]}
